@@ -1,0 +1,229 @@
+#pragma once
+
+/// @file
+/// The communicator whose ranks are threads: no GPU, the same words, the same bytes on the wire as
+/// a ring, sums in rank order.
+
+#include <dpgather/comm/communicator.hpp>
+#include <dpgather/comm/host_world.hpp>
+#include <dpgather/config.hpp>
+#include <dpgather/device/reduce.hpp>
+#include <dpgather/device/rows.hpp>
+#include <dpgather/element.hpp>
+#include <dpgather/options.hpp>
+#include <dpgather/status.hpp>
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <span>
+
+namespace dpgather::inline v0 {
+
+/// One rank's handle on a `host_world`: a communicator and a bootstrap. Cheap to copy.
+///
+/// Stream: calls finish before they return. Ownership: borrows the world. Capture: there is no
+/// graph to capture; a plan for a graph runs with the graph's shapes. Order of sums: rank order,
+/// fp32 for f16, bf16 and f32. Traffic: each rank pulls what a ring would bring it, so an
+/// all-reduce is a reduce-scatter and an all-gather, and `bytes_received` counts what was copied or
+/// summed from another rank's memory. Errors of every call: `busy` (another thread is inside this
+/// rank's call; nothing happened), `timeout`, `peer_left`, `poisoned`, and the first failure of any
+/// rank while waiting.
+class host_communicator {
+public:
+  using tag = comm::host;
+  using stream_type = host_stream;
+  static constexpr bool compares_plans = true;
+
+  /// World rank `world_rank` of `world`.
+  host_communicator(host_world& world, std::int32_t world_rank) noexcept
+      : host_communicator{world, world.groups_[0], world_rank, world_rank} {}
+
+  [[nodiscard]] std::int32_t rank() const noexcept { return rank_; }
+  [[nodiscard]] std::int32_t size() const noexcept { return group_->meeting.size(); }
+  [[nodiscard]] host_world& world() const noexcept { return *world_; }
+  [[nodiscard]] dpgather::v0::topology topology() const noexcept {
+    return world_->shape().at(world_rank_);
+  }
+
+  /// The A ranks of this data-parallel rank. Borrowed: the same thread, the same failure.
+  [[nodiscard]] host_communicator subgroup(subgroup_kind) noexcept {
+    return {*world_, world_->groups_[world_->tp_group(world_rank_)],
+            world_rank_ % world_->shape().tp_size, world_rank_};
+  }
+
+  /// Bytes that data collectives brought to this rank from others since construction of the world.
+  [[nodiscard]] std::uint64_t bytes_received() const noexcept { return mine().bytes_received; }
+
+  /// Ends all waiting in this world with `cause`, for good.
+  void abort(const status& cause) noexcept { (void)group_->meeting.fail(cause); }
+
+  /// Exchanges call records. Errors: those of `judge`; a `plan_mismatch` fails the world.
+  [[nodiscard]] status announce(const call_record& call, std::span<call_record> all,
+                                host_stream) noexcept {
+    const in_call guard{mine()};
+    if (!guard) return busy("announce");
+    mine().call = call.call;
+    auto& posted = group_->calls[(group_->meeting.epoch(rank_) + 1) % 2];
+    posted[index(rank_)] = call;
+    if (status bad = meet("announce"); !bad) return bad;
+    const status verdict = judge(posted);
+    if (is_sticky(verdict.code)) return group_->meeting.fail(verdict);
+    for (std::size_t r = 0; r < all.size(); ++r) all[r] = posted[r];
+    return verdict;
+  }
+
+  [[nodiscard]] status all_gather(const void* send, void* recv, std::size_t bytes,
+                                  host_stream) noexcept {
+    const auto place = [bytes](std::int32_t r) { return span_of{index(r) * bytes, bytes}; };
+    return pull_all(send, recv, place, true);
+  }
+
+  [[nodiscard]] status all_gather_v(const void* send, void* recv, std::span<const piece> pieces,
+                                    host_stream) noexcept {
+    const auto place = [pieces](std::int32_t r) {
+      const piece& p = pieces[index(r)];
+      return span_of{static_cast<std::size_t>(p.offset), static_cast<std::size_t>(p.count)};
+    };
+    return pull_all(send, recv, place, true);
+  }
+
+  [[nodiscard]] status reduce_scatter(const void* send, void* recv, std::size_t count, element type,
+                                      host_stream) noexcept {
+    return reduce_to(send, recv, index(rank_) * count, count, type);
+  }
+
+  [[nodiscard]] status reduce_scatter_v(const void* send, void* recv, std::span<const piece> pieces,
+                                        element type, host_stream) noexcept {
+    const piece& p = pieces[index(rank_)];
+    return reduce_to(send, recv, static_cast<std::size_t>(p.offset),
+                     static_cast<std::size_t>(p.count), type);
+  }
+
+  [[nodiscard]] status all_reduce(const void* send, void* recv, std::size_t count, element type,
+                                  host_stream stream) noexcept {
+    // Rank r sums slice r, then everybody fetches everybody's slice.
+    const std::size_t bytes = size_of(type);
+    const auto slice = [count, ranks = index(size())](std::int32_t r) {
+      const std::size_t first = count * index(r) / ranks;
+      return piece{static_cast<std::int64_t>(first),
+                   static_cast<std::int64_t>(count * (index(r) + 1) / ranks - first)};
+    };
+    const piece own = slice(rank_);
+    auto* out = static_cast<std::byte*>(recv) + static_cast<std::size_t>(own.offset) * bytes;
+    if (status bad = reduce_to(send, out, static_cast<std::size_t>(own.offset),
+                               static_cast<std::size_t>(own.count), type);
+        !bad)
+      return bad;
+    (void)stream;
+    const auto place = [slice, bytes](std::int32_t r) {
+      const piece p = slice(r);
+      return span_of{static_cast<std::size_t>(p.offset) * bytes,
+                     static_cast<std::size_t>(p.count) * bytes};
+    };
+    return pull_all(out, recv, place, true);
+  }
+
+  /// Bootstrap: the same without a stream, not counted as traffic.
+  [[nodiscard]] status all_gather(const void* mine_bytes, void* all, std::size_t bytes) noexcept {
+    const auto place = [bytes](std::int32_t r) { return span_of{index(r) * bytes, bytes}; };
+    return pull_all(mine_bytes, all, place, false);
+  }
+  [[nodiscard]] status barrier() noexcept {
+    const in_call guard{mine()};
+    if (!guard) return busy("barrier");
+    return meet("barrier");
+  }
+
+private:
+  struct span_of {
+    std::size_t offset, bytes;
+  };
+
+  /// Holds the rank for one call, so that a second thread is refused instead of racing.
+  class in_call {
+  public:
+    explicit in_call(host_world::rank_state& state) noexcept
+        : state_{state}, entered_{!state.busy.exchange(true, std::memory_order_acquire)} {}
+    in_call(const in_call&) = delete;
+    in_call& operator=(const in_call&) = delete;
+    ~in_call() {
+      if (entered_) state_.busy.store(false, std::memory_order_release);
+    }
+    explicit operator bool() const noexcept { return entered_; }
+
+  private:
+    host_world::rank_state& state_;
+    bool entered_;
+  };
+
+  host_communicator(host_world& world, host_world::group& group, std::int32_t rank,
+                    std::int32_t world_rank) noexcept
+      : world_{&world}, group_{&group}, rank_{rank}, world_rank_{world_rank} {}
+
+  [[nodiscard]] static constexpr std::size_t index(std::int32_t r) noexcept {
+    return static_cast<std::size_t>(r);
+  }
+  [[nodiscard]] host_world::rank_state& mine() const noexcept {
+    return world_->ranks_[index(world_rank_)];
+  }
+  [[nodiscard]] status busy(const char* where) const noexcept {
+    return {.code = errc::busy,
+            .about = subject::call,
+            .rank = world_rank_,
+            .value = 1,
+            .where = where};
+  }
+  [[nodiscard]] status meet(const char* where) noexcept {
+    return group_->meeting.meet(rank_, world_->timeout_ns_, mine().call, where);
+  }
+
+  /// Every rank's `send` goes to `place(rank)` of every `recv`.
+  template <class Place>
+  [[nodiscard]] status pull_all(const void* send, void* recv, Place place, bool counted) noexcept {
+    const in_call guard{mine()};
+    if (!guard) return busy("all_gather");
+    group_->sends[index(rank_)] = static_cast<const std::byte*>(send);
+    if (status bad = meet("all_gather"); !bad) return bad;
+    for (std::int32_t r = 0; r < size(); ++r) {
+      const span_of to = place(r);
+      std::byte* out = static_cast<std::byte*>(recv) + to.offset;
+      const std::byte* from = group_->sends[index(r)];
+      if (to.bytes == 0 || from == out) continue;
+      memcpy(out, from, to.bytes);
+      if (r != rank_ && counted) mine().bytes_received += to.bytes;
+    }
+    // Nobody may touch what the others still read.
+    return meet("all_gather");
+  }
+
+  /// The sum of elements `first` to `first + count` of every rank's `send` goes to `recv`.
+  [[nodiscard]] status reduce_to(const void* send, void* recv, std::size_t first, std::size_t count,
+                                 element type) noexcept {
+    const in_call guard{mine()};
+    if (!guard) return busy("reduce_scatter");
+    group_->sends[index(rank_)] = static_cast<const std::byte*>(send);
+    if (status bad = meet("reduce_scatter"); !bad) return bad;
+    if (count > 0) {
+      with_sum_of(type, [&]<class Sum>(Sum) {
+        sum_elements<Sum>(static_cast<std::byte*>(recv), group_->sends.data(), size(), first, count,
+                          0, 1);
+      });
+      mine().bytes_received += (index(size()) - 1) * count * size_of(type);
+    }
+    return meet("reduce_scatter");
+  }
+
+  host_world* world_;
+  host_world::group* group_;
+  std::int32_t rank_;
+  std::int32_t world_rank_;
+};
+
+template <>
+struct communicator_of<comm::host> {
+  using type = host_communicator;
+};
+
+} // namespace dpgather::inline v0
