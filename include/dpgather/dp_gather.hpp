@@ -1,0 +1,404 @@
+#pragma once
+
+/// @file
+/// `DpGather<Policy>`: plan, gather, combine and scatter of one channel.
+
+#include <dpgather/agreement.hpp>
+#include <dpgather/bootstrap.hpp>
+#include <dpgather/call_checks.hpp>
+#include <dpgather/channel.hpp>
+#include <dpgather/combine_rows.hpp>
+#include <dpgather/comm/communicator.hpp>
+#include <dpgather/config.hpp>
+#include <dpgather/count_set.hpp>
+#include <dpgather/device/row_jobs.hpp>
+#include <dpgather/gather_config.hpp>
+#include <dpgather/gather_rows.hpp>
+#include <dpgather/hash.hpp>
+#include <dpgather/placement.hpp>
+#include <dpgather/plan.hpp>
+#include <dpgather/planner.hpp>
+#include <dpgather/policy.hpp>
+#include <dpgather/status.hpp>
+#include <dpgather/tensor.hpp>
+#include <dpgather/validate.hpp>
+
+#include <atomic>
+#include <concepts>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+namespace dpgather::inline v0 {
+
+/// Gathers the rows of all data-parallel ranks before the FFN, and brings each rank its own rows
+/// back, summed, after it. One object per rank and channel.
+///
+/// - *Collective*: `gather` and `combine` are entered by all `W * A` ranks in the same order with
+///   plans of the same shape; zero rows are rows like any other.
+/// - *Stream*: work is ordered on the stream given; there is no default stream.
+/// - *Capture*: as the communicator's collectives; nothing is allocated after construction.
+/// - *Ownership*: borrows communicator, workspace and all views. Address-stable: neither copied nor
+///   moved, since `counts()` is read by kernels.
+/// - *Inputs* are never written, and their rows beyond the real ones are never read (but by
+///   `tail::leave` in an all-gather, which brings them along). In place is legal in one form: the
+///   local input is this rank's own place in the global output, packed rows.
+/// - *Errors*: refused input is refused on all ranks together: the rank at fault names the fault,
+///   the others answer `peer_refused`, nothing is written, the next correct call works. A
+///   divergence, timeout or lost peer is sticky: every later call answers `poisoned` with the first
+///   cause. After a sticky error the output is undefined, and buffers must live until every rank
+///   has left the call.
+/// - *Threads*: one at a time; a second one is answered `busy`.
+template <policy_like Policy,
+          communicator Communicator = typename communicator_of<typename Policy::comm_type>::type>
+class DpGather {
+public:
+  static_assert(validate<Policy>());
+  static_assert(std::same_as<typename Communicator::tag, typename Policy::comm_type>,
+                "dpgather: the communicator is not the one the policy names; use rebind_comm");
+
+  using policy_type = Policy;
+  using communicator_type = Communicator;
+  using stream_type = typename Communicator::stream_type;
+
+  /// `workspace`: at least `workspace_bytes(config)` bytes that this channel alone uses, in memory
+  /// of the communicator's kind, aligned to 16 bytes; may be empty where that is 0. Allocates its
+  /// lists. A constructor that failed makes every call answer why; see `check()`.
+  DpGather(Communicator comm, const gather_config& config, std::span<std::byte> workspace = {})
+      : lane_{comm, config.topology, workspace}, records_(static_cast<std::size_t>(comm.size())) {
+    const result<planner<Policy>> made = planner<Policy>::make(config);
+    if (!made) {
+      broken_ = made.status();
+      return;
+    }
+    rules_ = *made;
+    const auto refuse = [&](errc code, subject about, std::int64_t value, std::int64_t limit) {
+      broken_ = {.code = code,
+                 .about = about,
+                 .rank = comm.rank(),
+                 .value = value,
+                 .limit = limit,
+                 .where = "DpGather"};
+    };
+    const auto needed = static_cast<std::int64_t>(workspace_bytes(rules_));
+    const auto have = static_cast<std::int64_t>(workspace.size());
+    if (comm.size() != config.topology.world_size()) {
+      refuse(errc::bad_group, subject::world, comm.size(), config.topology.world_size());
+    } else if (comm.rank() != config.topology.world_rank()) {
+      refuse(errc::bad_group, subject::rank, comm.rank(), config.topology.world_rank());
+    } else if (have < needed) {
+      refuse(errc::capacity_exceeded, subject::workspace, needed, have);
+    }
+  }
+  DpGather(const DpGather&) = delete;
+  DpGather& operator=(const DpGather&) = delete;
+
+  /// Ok, or why this object cannot work.
+  [[nodiscard]] status check() const noexcept { return broken_; }
+
+  /// Bytes of workspace for a configuration, known before anything is allocated.
+  /// Errors: those of `planner::make`.
+  [[nodiscard]] static result<std::size_t> workspace_bytes(const gather_config& config) noexcept {
+    const result<planner<Policy>> made = planner<Policy>::make(config);
+    if (!made) return made.status();
+    return workspace_bytes(*made);
+  }
+
+  [[nodiscard]] const gather_config& config() const noexcept { return rules_.config(); }
+  /// Ladders, capacities, configuration hash.
+  [[nodiscard]] const planner<Policy>& rules() const noexcept { return rules_; }
+  /// Real rows, offsets and total of the last call, at a fixed address.
+  [[nodiscard]] const count_set& counts() const noexcept { return lane_.counts; }
+  /// Where the engine writes the rows of all ranks under `counts::device`.
+  [[nodiscard]] count_set& counts() noexcept
+      requires(Policy::counts_type::kind == counts_kind::device) {
+    return lane_.counts;
+  }
+
+  // --- once a step ----------------------------------------------------------------------------
+
+  /// A step record with everything filled in that this object knows.
+  [[nodiscard]] step_record record(std::uint64_t step) const noexcept {
+    step_record out;
+    out.step = step;
+    out.world_rank = config().topology.world_rank();
+    out.config_hash = rules_.config_hash();
+    out.last_plan = last_plan_;
+    return out;
+  }
+
+  /// Exchanges records over `ranks` and merges them. Collective, constant-size; a rank that cannot
+  /// run the step takes part with `cannot_run` set. Errors: those of the bootstrap and of `merge`.
+  template <bootstrap Bootstrap>
+  [[nodiscard]] result<agreement> agree(Bootstrap& ranks, const step_record& mine) noexcept {
+    if (!broken_.ok()) return broken_;
+    if (status bad = exchange_records(ranks, mine, records_); !bad) return bad;
+    return merge(records_, config().topology);
+  }
+
+  /// The plan of the step; pure. Errors: those of `make_plan`.
+  [[nodiscard]] result<step_plan> plan(const agreement& agreed,
+                                       row_kind kind = row_kind::hidden) const noexcept {
+    if (!broken_.ok()) return broken_;
+    return make_plan(rules_, agreed, kind);
+  }
+  /// The same from the records of all ranks. Errors: those of `merge` and `make_plan`.
+  [[nodiscard]] result<step_plan> plan(std::span<const step_record> records,
+                                       row_kind kind = row_kind::hidden) const noexcept {
+    if (!broken_.ok()) return broken_;
+    const result<agreement> agreed = merge(records, config().topology);
+    if (!agreed) return agreed.status();
+    return make_plan(rules_, *agreed, kind);
+  }
+  /// The plan from this rank's record only, for `counts::device` and `counts::exchanged`.
+  [[nodiscard]] result<step_plan> plan(const step_record& own,
+                                       row_kind kind = row_kind::hidden) const noexcept
+      requires(Policy::counts_type::kind != counts_kind::agreed) {
+    if (!broken_.ok()) return broken_;
+    return make_plan(rules_, own, kind);
+  }
+
+  // --- calls ----------------------------------------------------------------------------------
+
+  /// Every rank's real rows, on every rank.
+  ///
+  /// `local`: `[>= n, row_bytes]` with `n = plan.real[dp_rank]`, `replicated` over the attention-TP
+  /// peers or `partial`; `global`: `[>= plan.global_rows, row_bytes]`, rows without gaps. Rows that
+  /// are not real become what the tail policy says; rows beyond `plan.global_rows` are not touched.
+  /// Answers the view of `plan.global_rows` rows. Any element and row size; partial rows need an
+  /// element that has a sum.
+  /// Errors: `count_changed`, `capacity_exceeded`, `null_pointer`, `misaligned`, `shape_mismatch`,
+  /// `aliasing`, `unsupported_type`, `plan_mismatch`, `peer_refused`, and the communicator's.
+  template <row_state State, class Byte>
+  [[nodiscard]] result<token_rows<replicated>>
+  gather(const token_rows<State, Byte>& local, const token_rows<replicated>& global,
+         const step_plan& plan, stream_type stream) noexcept {
+    const const_token_rows<State> from{local};
+    const status done = call(
+        operation::gather, from, plan, stream,
+        [&](const detail::call_checks& checks) noexcept { return checks.gather(from, global); },
+        [&]<situation Situation>() noexcept {
+          return gather_in<Situation>(from, global, plan, stream);
+        });
+    if (!done) return done;
+    return global.first(plan.global_rows);
+  }
+
+  /// This rank's rows of the sum over all ranks.
+  ///
+  /// `global`: `[>= plan.global_rows, row_bytes]`, this rank's addend, never written; `local`:
+  /// `[>= n, row_bytes]`, of which the rows beyond n become what the tail policy says. Sums are the
+  /// communicator's (`host`: fp32, rank order). Errors: as `gather`.
+  template <row_state State, class Byte>
+  [[nodiscard]] status combine(const token_rows<State, Byte>& global,
+                               const token_rows<replicated>& local, const step_plan& plan,
+                               stream_type stream) noexcept {
+    static_assert(std::same_as<State, partial>,
+                  "dpgather: combine sums partial rows; replicated rows would be counted once per "
+                  "rank, use scatter");
+    const const_token_rows<partial> from{global};
+    return call(
+        operation::combine, from, plan, stream,
+        [&](const detail::call_checks& checks) noexcept {
+          return checks.back(from, local, lane_.workspace.size());
+        },
+        [&]<situation Situation>() noexcept {
+          const status done = combine_in<Situation>(from, local, plan, stream);
+          if (done.ok()) fill_tail<Situation>(local, plan, stream);
+          return done;
+        });
+  }
+
+  /// This rank's rows of a global tensor that owes nothing: a local copy, no communication.
+  /// Shapes and errors: as `combine`; `count_changed` also when the last call learnt other counts.
+  template <row_state State, class Byte>
+  [[nodiscard]] status scatter(const token_rows<State, Byte>& global,
+                               const token_rows<replicated>& local, const step_plan& plan,
+                               stream_type stream) noexcept {
+    static_assert(std::same_as<State, replicated>,
+                  "dpgather: scatter copies rows that owe nothing; partial rows would lose the "
+                  "other ranks' addends, use combine");
+    const const_token_rows<replicated> from{global};
+    const detail::call_checks checks{config(), lane_.counts, plan, "scatter"};
+    const in_use guard{lane_.busy};
+    if (!guard) return checks.refuse(errc::busy, subject::call, 1, 0);
+    if (!broken_.ok()) return broken_;
+    if (status bad = checks.back(from, local, 0); !bad) return bad;
+    const std::int32_t own = config().topology.dp_rank;
+    if (plan.counts_known) {
+      set_counts(plan);
+    } else if (lane_.counts.rows[static_cast<std::size_t>(own)] != plan.real[own]) {
+      return checks.refuse(errc::count_changed, subject::counts,
+                           lane_.counts.rows[static_cast<std::size_t>(own)], plan.real[own]);
+    }
+    copy_rows<row_op::identity>(from, placement{plan, lane_.counts}.offset(own), local, 0,
+                                plan.real[own], stream);
+    if (plan.in_graph()) {
+      fill_tail<situation::in_graph>(local, plan, stream);
+    } else {
+      fill_tail<situation::eager>(local, plan, stream);
+    }
+    return {};
+  }
+
+private:
+  /// Holds the channel for one call, so that a second user is refused instead of racing.
+  class in_use {
+  public:
+    explicit in_use(std::atomic<bool>& busy) noexcept
+        : busy_{busy}, entered_{!busy.exchange(true, std::memory_order_acquire)} {}
+    in_use(const in_use&) = delete;
+    in_use& operator=(const in_use&) = delete;
+    ~in_use() {
+      if (entered_) busy_.store(false, std::memory_order_release);
+    }
+    explicit operator bool() const noexcept { return entered_; }
+
+  private:
+    std::atomic<bool>& busy_;
+    bool entered_;
+  };
+
+  /// The most that any call of this policy stages: a whole summed global tensor where an all-reduce
+  /// may not write its input, else one rank's padded rows.
+  [[nodiscard]] static std::size_t workspace_bytes(const planner<Policy>& rules) noexcept {
+    constexpr bool sums_everything =
+        detail::may_sum_everything<Policy, situation::eager>() ||
+        (has_graphs<Policy> && detail::may_sum_everything<Policy, situation::in_graph>());
+    if (sums_everything) return rules.max_global_bytes();
+    return static_cast<std::size_t>(
+               round_up(rules.max_padded_rows(), rules.config().topology.tp_size)) *
+           rules.config().row_bytes;
+  }
+
+  /// What every collective call does around its body: one user at a time, checks, one announcement,
+  /// one verdict. A refused input is announced, so that no rank waits for the one that refused.
+  template <row_state State, class Check, class Body>
+  [[nodiscard]] status call(operation what, const const_token_rows<State>& from,
+                            const step_plan& plan, stream_type stream, Check check,
+                            Body body) noexcept {
+    const detail::call_checks checks{config(), lane_.counts, plan, name_of(what)};
+    const in_use guard{lane_.busy};
+    if (!guard) return checks.refuse(errc::busy, subject::call, 1, 0);
+    if (!broken_.ok()) return broken_;
+    const status refused = check(checks);
+    ++lane_.call_index;
+    if constexpr (Communicator::compares_plans || Policy::checks_type::compare_plans) {
+      const status verdict =
+          lane_.comm.announce(announcement(what, from, plan, refused), lane_.calls, stream);
+      if (!verdict.ok() && (refused.ok() || is_sticky(verdict.code))) return verdict;
+    }
+    if (!refused.ok()) return refused;
+    if (plan.counts_known) {
+      set_counts(plan);
+    } else {
+      learn_counts(plan);
+    }
+    const status done = plan.in_graph() ? body.template operator()<situation::in_graph>()
+                                        : body.template operator()<situation::eager>();
+    if (done.ok()) last_plan_ = plan.digest;
+    return done;
+  }
+
+  template <row_state State>
+  [[nodiscard]] call_record announcement(operation what, const const_token_rows<State>& from,
+                                         const step_plan& plan,
+                                         const status& refused) const noexcept {
+    call_record out = call_record::of(what, plan, lane_.call_index, config().topology.dp_rank);
+    out.element = from.element();
+    out.row_bytes = from.row_bytes();
+    out.owes_sum = std::same_as<State, partial> && (what == operation::combine || plan.tp_size > 1);
+    if (Policy::counts_type::kind == counts_kind::device) {
+      digest_builder written;
+      for (std::int32_t d = 0; d < config().topology.dp_size; ++d)
+        written.add_signed(lane_.counts.rows[static_cast<std::size_t>(d)]);
+      out.counts_digest = written.value();
+    }
+    out.refused = refused.code;
+    out.refused_about = refused.about;
+    out.refused_value = refused.value;
+    out.refused_limit = refused.limit;
+    return out;
+  }
+
+  void set_counts(const step_plan& plan) noexcept {
+    for (std::int32_t d = 0; d < plan.dp_size; ++d) lane_.counts.set(d, plan.real[d]);
+    lane_.counts.sum_up(plan.dp_size);
+  }
+  /// Counts that the host did not know when it planned: brought by the announcement. Those that the
+  /// engine wrote are in place already, and were compared by digest.
+  void learn_counts(const step_plan& plan) noexcept {
+    if (Policy::counts_type::kind == counts_kind::exchanged) {
+      for (std::int32_t d = 0; d < plan.dp_size; ++d)
+        lane_.counts.set(d, lane_.calls[static_cast<std::size_t>(d * plan.tp_size)].rows);
+    }
+    lane_.counts.sum_up(plan.dp_size);
+  }
+
+  template <situation Situation, row_state State>
+  [[nodiscard]] status gather_in(const const_token_rows<State>& local,
+                                 const token_rows<replicated>& global, const step_plan& plan,
+                                 stream_type stream) noexcept {
+    detail::gather_call<resolved<Policy, Situation>, Communicator, State> of{lane_, local, global,
+                                                                             plan, stream};
+    // Only modes that the policy can come to are instantiated.
+    if constexpr (detail::may_choose<Policy, Situation>(mode_kind::all_gather))
+      if (plan.mode == mode_kind::all_gather) return of.all_gather();
+    if constexpr (detail::may_choose<Policy, Situation>(mode_kind::all_reduce))
+      if (plan.mode == mode_kind::all_reduce) return of.all_reduce();
+    if constexpr (detail::may_choose<Policy, Situation>(mode_kind::exact))
+      if (plan.mode == mode_kind::exact) return of.exact();
+    return foreign_plan(plan, "gather");
+  }
+
+  template <situation Situation>
+  [[nodiscard]] status combine_in(const const_token_rows<partial>& global,
+                                  const token_rows<replicated>& local, const step_plan& plan,
+                                  stream_type stream) noexcept {
+    detail::combine_call<Communicator> of{lane_, global, local, plan, stream};
+    if constexpr (detail::may_choose<Policy, Situation>(mode_kind::all_gather))
+      if (plan.mode == mode_kind::all_gather) return of.all_gather();
+    if constexpr (detail::may_choose<Policy, Situation>(mode_kind::all_reduce)) {
+      if constexpr (detail::may_sum_everything<Policy, Situation>()) {
+        if (plan.mode == mode_kind::all_reduce) return of.all_reduce_then_scatter();
+      } else {
+        if (plan.mode == mode_kind::all_reduce) return of.exact();
+      }
+    }
+    if constexpr (detail::may_choose<Policy, Situation>(mode_kind::exact))
+      if (plan.mode == mode_kind::exact) return of.exact();
+    return foreign_plan(plan, "combine");
+  }
+
+  /// All ranks hold the same plan, but it is of another policy.
+  [[nodiscard]] status foreign_plan(const step_plan& plan, const char* where) const noexcept {
+    return {.code = errc::bad_config,
+            .about = subject::mode,
+            .rank = config().topology.world_rank(),
+            .value = static_cast<std::int64_t>(plan.mode),
+            .value_name = name_of(plan.mode),
+            .where = where};
+  }
+
+  template <situation Situation>
+  void fill_tail(const token_rows<replicated>& local, const step_plan& plan,
+                 stream_type stream) noexcept {
+    const std::int64_t rows = plan.real[config().topology.dp_rank];
+    fill_rows(local, row_range{rows, local.rows() - rows},
+              resolved<Policy, Situation>::tail::fill(local.element()), stream);
+  }
+
+  channel<Communicator> lane_;
+  planner<Policy> rules_{};
+  status broken_{};
+  std::vector<step_record> records_; // of all ranks, of the current step
+  std::uint64_t last_plan_ = 0;
+};
+
+/// The same in the library's own spelling.
+template <policy_like Policy,
+          communicator Communicator = typename communicator_of<typename Policy::comm_type>::type>
+using dp_gather = DpGather<Policy, Communicator>;
+
+} // namespace dpgather::inline v0

@@ -1,0 +1,24 @@
+#pragma once
+
+/// @file
+/// Everything that needs no GPU and no toolkit: policies, plans, `DpGather` on threads, pad and
+/// trim.
+
+#include <dpgather/config.hpp>
+
+#if DPGATHER_CPLUSPLUS >= 202002L // config.hpp has said so; one error is enough
+
+#include <dpgather/agreement.hpp>
+#include <dpgather/batch_fill.hpp>
+#include <dpgather/batch_trim.hpp>
+#include <dpgather/bootstrap.hpp>
+#include <dpgather/comm/host_communicator.hpp>
+#include <dpgather/comm/run_ranks.hpp>
+#include <dpgather/device/pad.hpp>
+#include <dpgather/device/trim.hpp>
+#include <dpgather/dp_gather.hpp>
+#include <dpgather/plan.hpp>
+#include <dpgather/policies.hpp>
+#include <dpgather/version.hpp>
+
+#endif

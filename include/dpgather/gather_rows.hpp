@@ -1,0 +1,140 @@
+#pragma once
+
+/// @file
+/// The gather of each mode, in terms of a communicator's collectives. Arguments have been checked.
+
+#include <dpgather/channel.hpp>
+#include <dpgather/comm/communicator.hpp>
+#include <dpgather/config.hpp>
+#include <dpgather/device/reduce.hpp>
+#include <dpgather/device/row_jobs.hpp>
+#include <dpgather/fill.hpp>
+#include <dpgather/placement.hpp>
+#include <dpgather/status.hpp>
+#include <dpgather/step_plan.hpp>
+#include <dpgather/tail.hpp>
+#include <dpgather/tensor.hpp>
+
+#include <concepts>
+#include <cstddef>
+#include <cstdint>
+
+namespace dpgather::inline v0::detail {
+
+/// One gather of one rank. `Options` is what the policy says for the situation; `owes_sum`: the
+/// input still owes a sum over several attention-TP peers. Inputs are only read, but for the one
+/// that already lies at its place in the output.
+template <class Options, communicator Communicator, row_state State>
+class gather_call {
+public:
+  using stream_type = typename Communicator::stream_type;
+
+  gather_call(channel<Communicator>& lane, const const_token_rows<State>& local,
+              const token_rows<replicated>& global, const step_plan& plan,
+              stream_type stream) noexcept
+      : lane_{lane}, local_{local}, global_{global}, plan_{plan}, places_{plan, lane.counts},
+        stream_{stream}, own_{lane.topo.dp_rank}, start_{places_.offset(own_)},
+        share_{places_.share(own_, lane.topo.tp_rank)} {}
+
+  /// Equal slots: this rank's slice goes to its own place in the output, which is then sent.
+  [[nodiscard]] status all_gather() noexcept {
+    const std::size_t share_bytes = static_cast<std::size_t>(share_.count) * global_.row_bytes();
+    std::byte* const place = global_.row(start_ + share_.first);
+    if (owes_sum()) {
+      // Tails are added too: they must be numbers, whatever the input's tail holds.
+      place_rows({0, places_.rows(own_)});
+      fill_rows(global_, row_range{start_ + places_.rows(own_), plan_.stride - places_.rows(own_)},
+                zero_fill(), stream_);
+      if (status bad = lane_.attention_tp.reduce_scatter(global_.row(start_), place,
+                                                         share_bytes / size_of(global_.element()),
+                                                         global_.element(), stream_);
+          !bad)
+        return bad;
+      fill_own_tail();
+    } else if (sends_local_as_it_is()) {
+      return lane_.comm.all_gather(local_.row(share_.first), global_.data(), share_bytes, stream_);
+    } else {
+      place_rows({share_.first, places_.real_in(own_, share_)});
+      fill_own_tail();
+    }
+    return lane_.comm.all_gather(place, global_.data(), share_bytes, stream_);
+  }
+
+  /// A zeroed buffer in which every row has one writer (partial: all attention-TP peers), summed.
+  [[nodiscard]] status all_reduce() noexcept {
+    fill_rows(global_, row_range{0, plan_.global_rows}, zero_fill(), stream_);
+    if (owes_sum() || lane_.topo.tp_rank == 0) place_rows({0, places_.rows(own_)});
+    const element type = owes_sum() ? global_.element() : widest_integer(global_.row_bytes());
+    const std::size_t count =
+        static_cast<std::size_t>(plan_.global_rows) * global_.row_bytes() / size_of(type);
+    if (status bad = lane_.comm.all_reduce(global_.data(), global_.data(), count, type, stream_);
+        !bad)
+      return bad;
+    fill_tails();
+    return {};
+  }
+
+  /// Real rows only.
+  [[nodiscard]] status exact() noexcept {
+    std::byte* const place = global_.row(start_ + share_.first);
+    if (owes_sum()) {
+      place_rows({0, places_.rows(own_)});
+      const std::size_t elements = global_.row_bytes() / size_of(global_.element());
+      if (status bad = lane_.attention_tp.reduce_scatter_v(
+              global_.row(start_), place, lane_.attention_pieces(places_, elements),
+              global_.element(), stream_);
+          !bad)
+        return bad;
+    } else {
+      place_rows(share_);
+    }
+    if (status bad = lane_.comm.all_gather_v(
+            place, global_.data(), lane_.world_pieces(places_, global_.row_bytes()), stream_);
+        !bad)
+      return bad;
+    fill_tails();
+    return {};
+  }
+
+private:
+  /// With one attention-TP rank nothing is owed to anybody: partial is replicated.
+  [[nodiscard]] bool owes_sum() const noexcept {
+    return std::same_as<State, partial> && lane_.topo.tp_size > 1;
+  }
+  /// The raw collective, when nobody minds what the tails hold: the caller's padded rows travel.
+  [[nodiscard]] bool sends_local_as_it_is() const noexcept {
+    return std::same_as<typename Options::tail, tail::leave> && Options::row_op::is_identity &&
+           local_.contiguous() && local_.rows() >= plan_.stride;
+  }
+  /// Rows `range` of the local input go to this data-parallel rank's place.
+  void place_rows(row_range range) noexcept {
+    copy_rows<typename Options::row_op>(local_, range.first, global_, start_ + range.first,
+                                        range.count, stream_);
+  }
+  [[nodiscard]] fill_pattern tail_fill() const noexcept {
+    return Options::tail::fill(global_.element());
+  }
+  /// The tail inside this rank's slice of its slot, before it is sent.
+  void fill_own_tail() noexcept {
+    const std::int64_t real = places_.real_in(own_, share_);
+    fill_rows(global_, row_range{start_ + share_.first + real, share_.count - real}, tail_fill(),
+              stream_);
+  }
+  /// All tails, after the rows have come.
+  void fill_tails() noexcept {
+    places_.for_each_tail(
+        [&](row_range range) { fill_rows(global_, range, tail_fill(), stream_); });
+  }
+
+  channel<Communicator>& lane_;
+  const const_token_rows<State>& local_;
+  const token_rows<replicated>& global_;
+  const step_plan& plan_;
+  placement places_;
+  stream_type stream_;
+  std::int32_t own_;   // this data-parallel rank
+  std::int64_t start_; // its first global row
+  row_range share_;    // what this attention-TP rank speaks for, from start_
+};
+
+} // namespace dpgather::inline v0::detail
