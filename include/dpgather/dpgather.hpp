@@ -14,6 +14,7 @@
 #include <dpgather/bootstrap.hpp>
 #include <dpgather/comm/host_communicator.hpp>
 #include <dpgather/comm/run_ranks.hpp>
+#include <dpgather/device/compact.hpp>
 #include <dpgather/device/pad.hpp>
 #include <dpgather/device/trim.hpp>
 #include <dpgather/dp_gather.hpp>

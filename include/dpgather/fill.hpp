@@ -78,4 +78,18 @@ namespace detail {
   return detail::pattern_of(std::uint64_t{1} << (8 * size_of(e) - 1), size_of(e));
 }
 
+/// A fill as a kernel reads it: plain members, no `std::array`.
+struct fill_word {
+  std::uint64_t bits = 0; ///< the pattern, repeated over 8 bytes (little endian)
+  std::uint8_t size = 1;  ///< bytes of the pattern: 1, 2, 4 or 8
+  bool leave = false;     ///< write nothing
+
+  constexpr fill_word() noexcept = default;
+  constexpr fill_word(const fill_pattern& p) noexcept : size{p.size}, leave{p.leave} { // NOLINT
+    for (std::size_t i = 0; i < 8 && size != 0; ++i) {
+      bits |= std::to_integer<std::uint64_t>(p.bytes[i % size]) << (8 * i);
+    }
+  }
+};
+
 } // namespace dpgather::inline v0

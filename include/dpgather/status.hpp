@@ -115,6 +115,7 @@ private:
     default:
       append("%s", name_of(code));
       if (about != subject::none) append(" %s", thing);
+      if (about == subject::tensor && peer >= 0) append(" %d", other); // index in a list
       if (value_name != nullptr) append(" %s", value_name);
       append(": %lld, limit %lld", mine, theirs);
     }

@@ -37,7 +37,7 @@ void fill_rows(const token_rows<State>& rows, row_range range, const fill_patter
                               .row_bytes = rows.row_bytes(),
                               .stride = rows.row_stride(),
                               .rows = range.count,
-                              .pattern = pattern_word(fill)},
+                              .fill = fill},
                              stream);
 }
 

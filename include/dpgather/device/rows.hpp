@@ -5,6 +5,7 @@
 /// CPU and for kernels; `row_executor<Stream>` runs them on one kind of stream.
 
 #include <dpgather/config.hpp>
+#include <dpgather/device/byte_runs.hpp>
 #include <dpgather/fill.hpp>
 
 #include <cstddef>
@@ -26,13 +27,13 @@ struct row_copy {
   std::int64_t rows = 0;
 };
 
-/// Rows to fill with a pattern of 1, 2, 4 or 8 bytes that divides `row_bytes`.
+/// Rows to fill with a pattern that divides `row_bytes`.
 struct row_fill {
   std::byte* to = nullptr;
   std::size_t row_bytes = 0;
   std::size_t stride = 0; ///< bytes
   std::int64_t rows = 0;
-  std::uint64_t pattern = 0; ///< repeated to 8 bytes, first byte lowest
+  fill_word fill{};
 };
 
 /// Copies through a row functor; worker `worker` of `workers` takes every `workers`-th row.
@@ -45,16 +46,20 @@ DPGATHER_HOST_DEVICE void copy_rows_body(const row_copy& job, std::int64_t worke
   }
 }
 
-/// Fills rows; workers as above. Zero is written, not multiplied: what was there does not matter.
-DPGATHER_HOST_DEVICE inline void fill_rows_body(const row_fill& job, std::int64_t worker,
-                                                std::int64_t workers) noexcept {
-  for (std::int64_t i = worker; i < job.rows; i += workers) {
-    std::byte* row = job.to + static_cast<std::size_t>(i) * job.stride;
-    for (std::size_t done = 0; done < job.row_bytes; done += sizeof job.pattern) {
-      const std::size_t left = job.row_bytes - done;
-      memcpy(row + done, &job.pattern, left < sizeof job.pattern ? left : sizeof job.pattern);
-    }
-  }
+/// Fills rows; every worker writes every `workers`-th word. Zero is written, not multiplied: what
+/// was there does not matter.
+DPGATHER_HOST_DEVICE inline void fill_rows_body(const row_fill& job, std::uint64_t worker,
+                                                std::uint64_t workers) noexcept {
+  if (job.fill.leave || job.rows <= 0 || job.row_bytes == 0) return;
+  const auto rows = static_cast<std::uint64_t>(job.rows);
+  const bool dense = job.stride == job.row_bytes;
+  const detail::byte_runs to{.start = reinterpret_cast<std::uintptr_t>(job.to),
+                             .slices = 1,
+                             .slice_stride = 0,
+                             .runs = dense ? 1 : rows,
+                             .run_stride = job.stride,
+                             .run_bytes = dense ? rows * job.row_bytes : job.row_bytes};
+  detail::fill_runs(to, job.fill.bits, worker, workers);
 }
 
 /// Runs row jobs on one kind of stream. Specialised for `host_stream` here, for CUDA streams in the
@@ -70,14 +75,5 @@ struct row_executor<host_stream> {
   }
   static void fill(const row_fill& job, host_stream) noexcept { fill_rows_body(job, 0, 1); }
 };
-
-/// A pattern as the word that `row_fill` holds.
-[[nodiscard]] constexpr std::uint64_t pattern_word(const fill_pattern& fill) noexcept {
-  std::uint64_t word = 0;
-  for (std::size_t i = 0; i < 8; ++i) {
-    word |= static_cast<std::uint64_t>(fill.bytes[i % fill.size]) << (8 * i);
-  }
-  return word;
-}
 
 } // namespace dpgather::inline v0
