@@ -41,7 +41,7 @@ public:
       return refuse(errc::bad_group, subject::world, agreed.dp_size * agreed.tp_size,
                     plan_.dp_size * plan_.tp_size);
     plan_.step = agreed.step;
-    plan_.width = agreed.width;
+    set_width(agreed.width);
     if (status bad = set_counts(agreed.rows(plan_.kind)); !bad) return bad;
     if (plan_.kind != row_kind::hidden) {
       if (status bad = check_counts(agreed.tokens); !bad) return bad;
@@ -69,7 +69,7 @@ public:
                               : plan_.kind == row_kind::draft ? own.draft_tokens
                                                               : own.tokens;
     plan_.step = own.step;
-    plan_.width = own.tokens > 0 ? own.width : 1;
+    set_width(own.tokens > 0 ? own.width : 1);
     plan_.counts_known = false;
     if (status bad = check_count(me, rows, subject::tokens); !bad) return bad;
     if (status bad = check_count(me, own.tokens, subject::tokens); !bad) return bad;
@@ -151,13 +151,13 @@ private:
     return {};
   }
 
-  /// Rows of this kind that one request has inside a graph.
-  [[nodiscard]] constexpr std::int32_t rows_per_request() const noexcept {
-    return plan_.kind == row_kind::draft ? config_.draft_width : plan_.width;
+  constexpr void set_width(std::int32_t width) noexcept {
+    plan_.width = width;
+    plan_.rows_per_request = plan_.kind == row_kind::draft ? config_.draft_width : width;
   }
 
   [[nodiscard]] constexpr status pad_to_bucket(std::int32_t rank, std::int32_t bucket) noexcept {
-    const std::int64_t rows = std::int64_t{bucket} * rows_per_request();
+    const std::int64_t rows = std::int64_t{bucket} * plan_.rows_per_request;
     if (rows > rules_.max_padded_rows())
       return refuse(errc::capacity_exceeded, subject::max_rows, rows, rules_.max_padded_rows(),
                     rank);
@@ -291,7 +291,7 @@ private:
       if constexpr (Padding::kind == padding_kind::none) {
         plan_.global_rows = plan_.total_rows;
       } else if constexpr (Situation == situation::in_graph) {
-        plan_.global_rows = std::int64_t{plan_.shared_bucket} * rows_per_request();
+        plan_.global_rows = std::int64_t{plan_.shared_bucket} * plan_.rows_per_request;
       } else {
         plan_.global_rows = plan_.padded.sum();
       }
@@ -305,9 +305,9 @@ private:
         plan_.in_graph() && plan_.padding == padding_kind::none && plan_.counts_known;
     const std::int64_t shape_rows =
         frozen_at_capacity ? rules_.max_padded_rows() * plan_.dp_size : plan_.global_rows;
-    if (config_.max_global_rows > 0 && shape_rows > config_.max_global_rows) {
+    if (shape_rows > rules_.max_global_rows()) {
       status out = refuse(errc::capacity_exceeded, subject::max_global_rows, shape_rows,
-                          config_.max_global_rows);
+                          rules_.max_global_rows());
       out.value_name = name_of(plan_.mode);
       return out;
     }

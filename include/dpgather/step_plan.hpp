@@ -45,8 +45,9 @@ struct step_plan {
   // Shape.
   std::int32_t dp_size = 1;
   std::int32_t tp_size = 1;
-  std::int32_t width = 1;         ///< tokens per request
-  std::int32_t shared_bucket = 0; ///< requests: bucket of the maximum or of the sum; 0: none
+  std::int32_t width = 1;            ///< tokens per request
+  std::int32_t rows_per_request = 1; ///< rows of this kind that a request has inside a graph
+  std::int32_t shared_bucket = 0;    ///< requests: bucket of the maximum or of the sum; 0: none
   std::size_t row_bytes = 0;
   std::int64_t global_rows = 0; ///< rows of the global tensor, tails included
   std::int64_t stride = 0;      ///< rows from slot to slot; 0 when packed
@@ -75,7 +76,7 @@ struct step_plan {
   /// The captured size, in requests, that rank `r` runs its attention in; 0 outside graphs and
   /// where attention is launched eagerly. Ranks may differ.
   [[nodiscard]] constexpr std::int32_t own_bucket(std::int32_t r) const noexcept {
-    return attention_in_bucket ? padded[r] / width : 0;
+    return attention_in_bucket ? padded[r] / rows_per_request : 0;
   }
   /// Rows of the global tensor that are not real.
   [[nodiscard]] constexpr std::int64_t pad_rows() const noexcept {
