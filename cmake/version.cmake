@@ -1,0 +1,16 @@
+# The version is written once, in include/dpgather/version.hpp. Sets DPGATHER_VERSION.
+set(_header "${CMAKE_CURRENT_LIST_DIR}/../include/dpgather/version.hpp")
+set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS "${_header}")
+file(READ "${_header}" _text)
+
+set(DPGATHER_VERSION "")
+foreach(_part IN ITEMS MAJOR MINOR PATCH)
+  if(NOT _text MATCHES "#define DPGATHER_VERSION_${_part} ([0-9]+)")
+    message(FATAL_ERROR "${_header} does not define DPGATHER_VERSION_${_part} as a number")
+  endif()
+  list(APPEND DPGATHER_VERSION "${CMAKE_MATCH_1}")
+endforeach()
+list(JOIN DPGATHER_VERSION "." DPGATHER_VERSION)
+unset(_header)
+unset(_text)
+unset(_part)

@@ -1,0 +1,19 @@
+// A host that knows one count looks up its own bucket.
+// Every cell of the table that breaks this rule first.
+// clang-format off
+// positive-control: -DOK
+// expect: dpgather: counts::device and counts::exchanged leave the host with its own count; use lookup::own, or counts::agreed
+// expect-count: 90 dpgather: counts::device and counts::exchanged leave the host with its own count; use lookup::own, or counts::agreed
+// clang-format on
+#include "../support/policy_cells.hpp"
+
+#ifdef OK
+constexpr auto rule = dpgather::violation::none;
+#else
+constexpr auto rule = dpgather::violation::unknown_counts_lookup;
+#endif
+
+void validate_all() {
+  test_support::for_each_cell_that_breaks<rule>(
+      []<class Policy>(const test_support::cell&) { (void)dpgather::validate<Policy>(); });
+}

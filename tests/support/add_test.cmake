@@ -1,0 +1,49 @@
+# dpgather_register_test(<name> LABELS <label>...): properties that every test has.
+function(dpgather_register_test name)
+  cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "LABELS")
+  set_tests_properties(${name} PROPERTIES LABELS "${arg_LABELS}" TIMEOUT ${DPGATHER_TEST_TIMEOUT})
+  # A test that lacks its GPU exits with 77 and is reported as skipped, never as passed.
+  if("gpu" IN_LIST arg_LABELS OR "multi" IN_LIST arg_LABELS)
+    set_tests_properties(${name} PROPERTIES SKIP_RETURN_CODE 77)
+  endif()
+endfunction()
+
+# dpgather_add_doctest(<file> LABELS <label>...): <file>, relative to tests/, becomes one executable
+# and one test; protocol/flags.cpp is the test `protocol.flags`.
+function(dpgather_add_doctest file)
+  cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "LABELS")
+  string(REGEX REPLACE "\\.(cpp|cu)$" "" name "${file}")
+  string(REPLACE "/" "." name "${name}")
+
+  set(target "test.${name}")
+  add_executable(${target} "${PROJECT_SOURCE_DIR}/tests/${file}")
+  set(main dpgather_test_main)
+  if("gpu" IN_LIST arg_LABELS)
+    set(main dpgather_gpu_test_main)
+  endif()
+  target_link_libraries(${target} PRIVATE ${main} dpgather_warnings)
+  target_include_directories(${target} PRIVATE "${PROJECT_SOURCE_DIR}/tests")
+  target_precompile_headers(${target} REUSE_FROM dpgather_test_pch)
+
+  # A test that fails everywhere would bury its first failure, and take minutes to do so.
+  add_test(NAME ${name} COMMAND ${target} --abort-after=20)
+  dpgather_register_test(${name} LABELS ${arg_LABELS})
+endfunction()
+
+# Every .cpp, and every .cu where nvcc is in use, outside the folders with rules of their own.
+function(dpgather_add_mirrored_tests)
+  file(GLOB_RECURSE files CONFIGURE_DEPENDS RELATIVE "${CMAKE_CURRENT_SOURCE_DIR}"
+       "${CMAKE_CURRENT_SOURCE_DIR}/*.cpp" "${CMAKE_CURRENT_SOURCE_DIR}/*.cu")
+  list(FILTER files EXCLUDE REGEX "^(support|compile_fail|headers|consume)/")
+  foreach(file IN LISTS files)
+    if(file MATCHES "^speed/")
+      dpgather_add_doctest("${file}" LABELS host speed)
+      string(REGEX REPLACE "^speed/(.*)\\.cpp$" "speed.\\1" name "${file}")
+      set_tests_properties(${name} PROPERTIES RUN_SERIAL ON)
+    elseif(file MATCHES "\\.cpp$")
+      dpgather_add_doctest("${file}" LABELS host)
+    elseif(DPGATHER_HAS_CUDA)
+      dpgather_add_doctest("${file}" LABELS gpu)
+    endif()
+  endforeach()
+endfunction()

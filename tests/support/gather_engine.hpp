@@ -1,0 +1,233 @@
+#pragma once
+
+/// @file
+/// `DpGather<Policy>` behind one virtual interface, so that a test instantiates many policies and
+/// its own logic once; and the table of variants that the end-to-end tests run.
+
+#include "plan_oracle.hpp"
+#include "policy_cells.hpp"
+
+#include <dpgather/comm/host_communicator.hpp>
+#include <dpgather/dp_gather.hpp>
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+namespace test_support {
+
+/// One rank's `DpGather` on the host, policy erased.
+class gather_engine {
+public:
+  using replicated_rows = dg::const_token_rows<dg::replicated>;
+  using partial_rows = dg::const_token_rows<dg::partial>;
+  using output_rows = dg::token_rows<dg::replicated>;
+
+  gather_engine() = default;
+  gather_engine(const gather_engine&) = delete;
+  gather_engine& operator=(const gather_engine&) = delete;
+  virtual ~gather_engine() = default;
+
+  virtual dg::status check() = 0;
+  virtual dg::step_record record(std::uint64_t step) = 0;
+  virtual dg::result<dg::agreement> agree(dg::host_communicator& ranks,
+                                          const dg::step_record& mine) = 0;
+  /// From the agreement, or from this rank's record where the policy's counts are not agreed.
+  virtual dg::result<dg::step_plan> plan(const dg::agreement& agreed, const dg::step_record& own,
+                                         dg::row_kind kind) = 0;
+  virtual dg::result<output_rows> gather(const replicated_rows& local, const output_rows& global,
+                                         const dg::step_plan& plan) = 0;
+  virtual dg::result<output_rows> gather(const partial_rows& local, const output_rows& global,
+                                         const dg::step_plan& plan) = 0;
+  virtual dg::status combine(const partial_rows& global, const output_rows& local,
+                             const dg::step_plan& plan) = 0;
+  virtual dg::status scatter(const replicated_rows& global, const output_rows& local,
+                             const dg::step_plan& plan) = 0;
+  virtual const dg::count_set& counts() = 0;
+  /// `counts::device`: what the engine writes before a call; nothing under other counts.
+  virtual void write_counts(std::span<const std::int32_t> rows) = 0;
+  virtual const dg::bucket_list& sum_ladder() = 0;
+};
+
+template <class Policy>
+class gather_engine_of final : public gather_engine {
+public:
+  gather_engine_of(dg::host_communicator comm, const dg::gather_config& config,
+                   std::span<std::byte> workspace)
+      : dp_{comm, config, workspace} {}
+
+  dg::status check() override { return dp_.check(); }
+  dg::step_record record(std::uint64_t step) override { return dp_.record(step); }
+  dg::result<dg::agreement> agree(dg::host_communicator& ranks,
+                                  const dg::step_record& mine) override {
+    return dp_.agree(ranks, mine);
+  }
+  dg::result<dg::step_plan> plan([[maybe_unused]] const dg::agreement& agreed,
+                                 [[maybe_unused]] const dg::step_record& own,
+                                 dg::row_kind kind) override {
+    if constexpr (Policy::counts_type::kind == dg::counts_kind::agreed) {
+      return dp_.plan(agreed, kind);
+    } else {
+      return dp_.plan(own, kind);
+    }
+  }
+  dg::result<output_rows> gather(const replicated_rows& local, const output_rows& global,
+                                 const dg::step_plan& plan) override {
+    return dp_.gather(local, global, plan, dg::host_stream{});
+  }
+  dg::result<output_rows> gather(const partial_rows& local, const output_rows& global,
+                                 const dg::step_plan& plan) override {
+    return dp_.gather(local, global, plan, dg::host_stream{});
+  }
+  dg::status combine(const partial_rows& global, const output_rows& local,
+                     const dg::step_plan& plan) override {
+    return dp_.combine(global, local, plan, dg::host_stream{});
+  }
+  dg::status scatter(const replicated_rows& global, const output_rows& local,
+                     const dg::step_plan& plan) override {
+    return dp_.scatter(global, local, plan, dg::host_stream{});
+  }
+  const dg::count_set& counts() override { return std::as_const(dp_).counts(); }
+  void write_counts([[maybe_unused]] std::span<const std::int32_t> rows) override {
+    if constexpr (Policy::counts_type::kind == dg::counts_kind::device) {
+      for (std::size_t r = 0; r < rows.size(); ++r)
+        dp_.counts().set(static_cast<std::int32_t>(r), rows[r]);
+    }
+  }
+  const dg::bucket_list& sum_ladder() override { return dp_.rules().shared_ladder(); }
+
+private:
+  dg::DpGather<Policy> dp_;
+};
+
+// --- variants -----------------------------------------------------------------------------------
+
+enum class tail_option : std::uint8_t { zero, sentinel, leave, poison };
+/// Exact in every element type; a byte holds it modulo 256.
+inline constexpr std::int64_t sentinel_number = -3;
+/// What the row functor of the variants does to every byte.
+inline constexpr unsigned char row_op_mask = 0x3c;
+
+/// Turns over four bits of every byte.
+struct flip_bits {
+  static void apply(const std::byte* from, std::byte* to, std::size_t bytes) noexcept {
+    for (std::size_t i = 0; i < bytes; ++i) to[i] = from[i] ^ std::byte{row_op_mask};
+  }
+};
+
+/// One instantiated policy and what it means.
+struct gather_variant {
+  std::string name;
+  policy_options means;
+  tail_option tail = tail_option::zero;
+  bool flips_bits = false;
+  std::unique_ptr<gather_engine> (*make)(dg::host_communicator, const dg::gather_config&,
+                                         std::span<std::byte>) = nullptr;
+  dg::result<std::size_t> (*workspace_bytes)(const dg::gather_config&) = nullptr;
+};
+
+template <class Policy>
+gather_variant variant_of(std::string name, const policy_options& means, tail_option tail,
+                          bool flips_bits) {
+  return {std::move(name),
+          means,
+          tail,
+          flips_bits,
+          [](dg::host_communicator comm, const dg::gather_config& config,
+             std::span<std::byte> workspace) -> std::unique_ptr<gather_engine> {
+            return std::make_unique<gather_engine_of<Policy>>(comm, config, workspace);
+          },
+          [](const dg::gather_config& config) {
+            return dg::DpGather<Policy>::workspace_bytes(config);
+          }};
+}
+
+/// What a cell of the table means. A graph cell's eager half moves exactly the real rows.
+inline policy_options meaning_of(const cell& c, dg::combine_kind combine) {
+  shape_options here;
+  here.mode = c.mode;
+  here.padding = c.padding;
+  here.slots = c.layout == cell_layout::slots;
+  here.lookup = c.lookup;
+  here.combine = combine;
+  policy_options out;
+  out.counts = c.counts;
+  out.has_graphs = c.situation == dg::situation::in_graph;
+  out.eager = here;
+  out.graph = here;
+  if (out.has_graphs) {
+    out.eager = {};
+    out.eager.combine = combine;
+  }
+  return out;
+}
+
+/// A cell's policy with a tail, a way of combining and a row functor.
+template <class Cell, class Tail, class Combine, class RowOp>
+struct completed_cell : Cell {
+  using tail_type = Tail;
+  using combine_type = Combine;
+  using row_op_type = RowOp;
+};
+
+namespace detail {
+
+template <class Cell, class Combine, tail_option Tail, class TailType, bool Flips>
+void add_variant(std::vector<gather_variant>& out, const cell& c) {
+  using flip = dg::row_op::apply_to_rows<flip_bits>;
+  using row_op = std::conditional_t<Flips, flip, dg::row_op::identity>;
+  constexpr const char* tails[] = {"zero", "sentinel", "leave", "poison"};
+  const std::string name = describe(c) + ' ' + name_of(Combine::kind) +
+                           " tail=" + tails[static_cast<std::size_t>(Tail)] +
+                           (Flips ? " row_op" : "");
+  out.push_back(variant_of<completed_cell<Cell, TailType, Combine, row_op>>(
+      name, meaning_of(c, Combine::kind), Tail, Flips));
+}
+
+/// All four tails, or every other one; the row functor in one of them.
+template <class Cell, class Combine, std::size_t Flipped, bool Zero = true, bool Sentinel = true>
+void add_tails(std::vector<gather_variant>& out, const cell& c) {
+  using enum tail_option;
+  if constexpr (Zero) {
+    add_variant<Cell, Combine, zero, dg::tail::zero, Flipped == 0>(out, c);
+    add_variant<Cell, Combine, poison, dg::tail::poison, Flipped == 1>(out, c);
+  }
+  if constexpr (Sentinel) {
+    add_variant<Cell, Combine, sentinel, dg::tail::sentinel<sentinel_number>, Flipped == 2>(out, c);
+    add_variant<Cell, Combine, leave, dg::tail::leave, Flipped == 3>(out, c);
+  }
+}
+
+} // namespace detail
+
+/// The variants of every legal host cell that `Wanted` (a constexpr predicate on cells) takes, with
+/// all tails, and with the second way of combining, where it is legal, with two of them.
+template <auto Wanted>
+std::vector<gather_variant> variants_of_cells() {
+  std::vector<gather_variant> out;
+  for_each_legal_cell([&]<class Cell>(const cell& c) {
+    if constexpr (Wanted(Cell::is)) {
+      // Neighbours in the table get the row functor with different tails.
+      constexpr std::size_t mix = static_cast<std::size_t>(Cell::is.mode) +
+                                  static_cast<std::size_t>(Cell::is.padding) +
+                                  static_cast<std::size_t>(Cell::is.layout) +
+                                  static_cast<std::size_t>(Cell::is.lookup) +
+                                  static_cast<std::size_t>(Cell::is.counts) +
+                                  static_cast<std::size_t>(Cell::is.situation);
+      detail::add_tails<Cell, dg::combine::reduce_scatter, mix % 4>(out, c);
+      using other = completed_cell<Cell, dg::tail::zero, dg::combine::all_reduce_then_scatter,
+                                   dg::row_op::identity>;
+      if constexpr (dg::valid_policy<other>)
+        detail::add_tails<Cell, dg::combine::all_reduce_then_scatter, (mix + 1) % 4, mix % 2 == 0,
+                          mix % 2 == 1>(out, c);
+    }
+  });
+  return out;
+}
+
+} // namespace test_support
