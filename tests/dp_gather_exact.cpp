@@ -1,0 +1,17 @@
+// Exact moves of agreed counts outside graphs, end to end.
+#include <dpgather/dp_gather.hpp>
+
+#include "support/gather_cases.hpp"
+
+#include <doctest/doctest.h>
+
+namespace ts = test_support;
+
+TEST_CASE("eager exact moves give every byte") {
+  ts::run_gather_cases(ts::variants_of_cells<[](const ts::cell& c) {
+                         return c.mode == ts::cell_mode::exact &&
+                                c.counts == dpgather::counts_kind::agreed &&
+                                c.situation == dpgather::situation::eager;
+                       }>(),
+                       13);
+}
