@@ -61,7 +61,7 @@ TEST_CASE("a bad list is refused, and the offending size is named by its index")
 }
 
 TEST_CASE("the longest list fits, one more is refused") {
-  std::vector<std::int32_t> sizes(static_cast<std::size_t>(bucket_list::capacity));
+  std::vector<std::int32_t> sizes(static_cast<std::size_t>(bucket_list::max_stated));
   std::iota(sizes.begin(), sizes.end(), 1);
   const auto made = bucket_list::make(sizes);
   REQUIRE(made.ok());
@@ -69,7 +69,7 @@ TEST_CASE("the longest list fits, one more is refused") {
   sizes.push_back(sizes.back() + 1);
   const auto refused = bucket_list::make(sizes);
   CHECK(refused.code() == errc::bad_buckets);
-  CHECK(refused.status().limit == bucket_list::capacity);
+  CHECK(refused.status().limit == bucket_list::max_stated);
 }
 
 TEST_CASE("an empty list has no size for any count") {

@@ -32,11 +32,11 @@ namespace {
 
 using namespace dpgather;
 using test_support::random_source;
+using test_support::real_world;
 using test_support::schedule_noise;
 using test_support::virtual_world;
 using test_support::watchdog;
 
-constexpr std::int64_t deadline = virtual_world::deadline;
 constexpr host_stream stream{};
 constexpr std::int32_t hidden = 4;
 constexpr std::size_t row_bytes = hidden * sizeof(std::int32_t);
@@ -259,7 +259,7 @@ std::vector<fault> table() {
 /// One run: a row of the table in one world.
 struct fault_case {
   fault row;
-  topology shape;
+  topology shape{};
   std::int32_t victim = 0;
   std::uint64_t step = 0; // in which the mistake is made
   bool in_graph = false;
@@ -340,7 +340,7 @@ std::int32_t minus(std::int32_t a, std::int32_t b) {
 
 /// Counts of every step; equal on all ranks, as an engine's scheduler would deal them.
 struct workload {
-  topology shape;
+  topology shape{};
   std::uint64_t seed;
   bool in_graph;
   std::vector<std::vector<std::int32_t>> counts; // [step][dp rank]
@@ -767,17 +767,21 @@ struct engine_error : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-/// One run in virtual time.
-template <class P>
+/// One run of policy `P` on the clock of `World`.
+template <class P, class World>
 class fault_run {
 public:
+  static constexpr std::int64_t deadline = World::deadline;
+  static constexpr std::int64_t margin = World::is_exact ? 1 : deadline / 2;
+  using membership = typename World::membership;
+
   fault_run(const fault_case& c, watchdog& dog)
       : case_{c}, dog_{dog}, work_{c}, ranks_{c.shape, has_intruder(c) ? 1 : 0},
         logs(at(c.shape.world_size())), calls_(logs.size()) {}
 
   void execute() {
     try {
-      ranks_.run(case_.seed, [&](host_communicator& comm, virtual_world::membership& member) {
+      ranks_.run(case_.seed, [&](host_communicator& comm, membership& member) {
         auto& calls = calls_[at(comm.rank())];
         calls = std::make_unique<rank_calls<P>>(comm, work_, case_);
         play(comm, member, *calls);
@@ -810,10 +814,10 @@ private:
     }};
   }
 
+  void sleep_for(std::int64_t ns) { ranks_.clock().sleep_until(ranks_.clock().now_ns() + ns); }
+
   /// What the victim does instead of going straight into its call. False: it makes no more calls.
-  bool before_mistake(host_communicator& comm, virtual_world::membership& member,
-                      rank_calls<P>& calls) {
-    manual_wait_clock& clock = ranks_.clock();
+  bool before_mistake(host_communicator& comm, membership& member, rank_calls<P>& calls) {
     switch (case_.row.what) {
     case mistake::stop:
       member.wait_for_others();
@@ -824,34 +828,34 @@ private:
     case mistake::leave_at_once:
       return false;
     case mistake::leave_while_others_wait:
-      clock.sleep_until(deadline / 2);
+      sleep_for(deadline / 2);
       return false;
     case mistake::exception:
-      clock.sleep_until(deadline / 2);
+      sleep_for(deadline / 2);
       throw engine_error{"rank " + std::to_string(comm.rank())};
     case mistake::abort:
-      clock.sleep_until(deadline / 2);
+      sleep_for(deadline / 2);
       comm.abort(
           {.code = errc::native_error, .rank = comm.rank(), .peer = comm.rank(), .native = 7});
       break;
     case mistake::slow_below:
-      clock.sleep_until(deadline - 1);
+      sleep_for(deadline - margin);
       break;
     case mistake::slow_above:
-      clock.sleep_until(deadline + 1);
+      sleep_for(deadline + margin);
       break;
     case mistake::slow_inside_below:
-      inside_call = [&] { clock.sleep_until(deadline - 1); };
+      inside_call = [&] { sleep_for(deadline - margin); };
       break;
     case mistake::slow_inside_above:
-      inside_call = [&] { clock.sleep_until(deadline + 1); };
+      inside_call = [&] { sleep_for(deadline + margin); };
       break;
     case mistake::second_thread:
       start_intruder(calls, deadline / 4);
       break;
     case mistake::second_thread_inside:
       start_intruder(calls, deadline / 8);
-      inside_call = [&] { clock.sleep_until(deadline / 4); };
+      inside_call = [&] { sleep_for(deadline / 4); };
       break;
     default:
       break;
@@ -859,7 +863,7 @@ private:
     return true;
   }
 
-  void play(host_communicator& comm, virtual_world::membership& member, rank_calls<P>& calls) {
+  void play(host_communicator& comm, membership& member, rank_calls<P>& calls) {
     const std::int32_t rank = comm.rank();
     const bool victim = rank == case_.victim;
     const script mine = script_of(case_, victim);
@@ -877,7 +881,7 @@ private:
       const bool bent = victim && i == mine.bent_at;
       if (bent && !before_mistake(comm, member, calls)) break;
       if (!victim && i == mine.fails_at && case_.is(mistake::second_thread))
-        ranks_.clock().sleep_until(deadline / 2); // so that the victim waits
+        sleep_for(deadline / 2); // so that the victim waits
       const std::int64_t started = ranks_.clock().now_ns();
       log.push_back(calls.make(next.what, next.step, bent));
       log.back().started = started;
@@ -895,7 +899,7 @@ private:
   const fault_case& case_;
   watchdog& dog_;
   workload work_;
-  virtual_world ranks_;
+  World ranks_;
   std::thread intruder_;
 
 public:
@@ -916,10 +920,11 @@ class verdict_check {
 public:
   explicit verdict_check(const fault_case& c) : case_{c} {}
 
-  template <class P>
-  std::string operator()(fault_run<P>& run) {
+  template <class P, class World>
+  std::string operator()(fault_run<P, World>& run) {
     const fault& row = case_.row;
-    if (run.now() > 2 * deadline) return "more than two deadlines";
+    if constexpr (World::is_exact) deadline_ = World::deadline;
+    if (run.now() / 2 > deadline_) return "more than two deadlines";
     for (std::int32_t rank = 0; rank < case_.shape.world_size(); ++rank) {
       const bool victim = rank == case_.victim;
       const script mine = script_of(case_, victim);
@@ -956,7 +961,7 @@ private:
     const fault& row = case_.row;
     if (!e.wrong.empty()) return e.wrong;
     // A call waits for others until its deadline, not longer.
-    if (!victim && e.ended - e.started > deadline) return "waited beyond its deadline";
+    if (!victim && e.ended - e.started > deadline_) return "waited beyond its deadline";
     const bool repeats = case_.is(mistake::small_workspace); // broken in every step
     const bool fails = i == mine.fails_at ||
                        (repeats && e.what == op::agree && i > mine.fails_at) ||
@@ -1016,6 +1021,7 @@ private:
   }
 
   const fault_case& case_;
+  std::int64_t deadline_ = INT64_MAX; // real time is bounded by the watchdog
   std::optional<
       std::tuple<std::int32_t, std::int32_t, subject, std::int64_t, std::int64_t, std::uint64_t>>
       first_;
@@ -1024,7 +1030,7 @@ private:
 template <class P>
 std::string run_once(const fault_case& c, watchdog& dog) {
   dog.feed(c.name());
-  fault_run<P> run{c, dog};
+  fault_run<P, virtual_world> run{c, dog};
   run.execute();
   return verdict_check{c}(run);
 }
@@ -1059,4 +1065,162 @@ TEST_CASE("fault runs on the manual clock: the expected answer on every rank") {
   }
   for (const auto& [name, times] : failed) MESSAGE(name, ": ", times, " runs failed");
   CHECK(failed.empty());
+}
+
+TEST_CASE("fault runs: whatever the delays, nobody succeeds after a call that a rank failed") {
+  watchdog dog;
+  test_support::for_random_cases(
+      [&](random_source& random) {
+        fault_case c{.row = {.name = "random delays"}};
+        c.shape = {random.between(2, 5), random.between(1, 2)};
+        c.in_graph = random.chance(40);
+        c.partial_input = c.shape.tp_size > 1;
+        c.seed = random() % 1'000'000;
+        const workload work{c};
+        constexpr std::size_t calls = steps * 3;
+        constexpr std::int64_t deadline = virtual_world::deadline;
+        std::vector<std::vector<std::int64_t>> delays(at(c.shape.world_size()));
+        for (auto& mine : delays) {
+          for (std::size_t i = 0; i < calls; ++i) {
+            mine.push_back(random.chance(90)
+                               ? 0
+                               : random.pick({deadline / 2, deadline - 1, deadline, deadline + 1}));
+          }
+        }
+        dog.feed(c.name());
+        virtual_world ranks{c.shape};
+        std::vector<std::unique_ptr<rank_calls<exact>>> owned(delays.size());
+        std::vector<std::vector<entry>> logs(delays.size());
+        ranks.run(c.seed, [&](host_communicator& comm, virtual_world::membership&) {
+          const auto me = at(comm.rank());
+          owned[me] = std::make_unique<rank_calls<exact>>(comm, work, c);
+          for (std::size_t i = 0; i < calls; ++i) {
+            const std::int64_t delay = delays[me][i];
+            if (delay > 0) ranks.clock().sleep_until(ranks.clock().now_ns() + delay);
+            logs[me].push_back(owned[me]->make(static_cast<op>(i % 3), i / 3, false));
+          }
+        });
+        bool failed = false;
+        for (std::size_t i = 0; i < calls; ++i) {
+          bool fails_here = false;
+          for (const auto& log : logs) {
+            const status& got = log[i].answered;
+            REQUIRE(log[i].wrong == "");
+            REQUIRE((got.ok() || got.code == errc::timeout || got.cause == errc::timeout));
+            if (failed) REQUIRE(!got.ok());
+            fails_here = fails_here || !got.ok();
+          }
+          failed = failed || fails_here;
+        }
+      },
+      std::min<std::uint64_t>(test_support::case_count(), 150));
+}
+
+TEST_CASE("fault runs in real time: ten, with short deadlines") {
+  watchdog dog;
+  struct smoke {
+    mistake what;
+    op where;
+  };
+  constexpr smoke list[] = {{mistake::none, op::agree},        {mistake::skip, op::gather},
+                            {mistake::extra, op::combine},     {mistake::wrong_mode, op::combine},
+                            {mistake::null_local, op::gather}, {mistake::cannot_run, op::agree},
+                            {mistake::stop, op::combine},      {mistake::stop_inside, op::gather},
+                            {mistake::slow_above, op::agree},  {mistake::exception, op::gather}};
+  std::uint64_t seed = test_support::seed();
+  for (const smoke& wanted : list) {
+    fault_case c{.row = {}, .shape = {3, 1}, .victim = 1, .step = 1, .seed = ++seed};
+    for (const fault& row : table()) {
+      if (row.what == wanted.what && row.where == wanted.where) c.row = row;
+    }
+    REQUIRE(c.row.what == wanted.what);
+    dog.feed("real time: " + c.name());
+    fault_run<exact, real_world> run{c, dog};
+    run.execute();
+    const std::string bad = verdict_check{c}(run);
+    if (bad.empty()) continue;
+    // A machine that stops for longer than the deadline makes any rank late. Then, and only then,
+    // another answer is right: the world has failed by a timeout, and nobody goes on.
+    INFO(c.name());
+    INFO(bad);
+    MESSAGE("a rank was late by itself: ", c.name(), ": ", bad);
+    REQUIRE(run.first_failure().code == errc::timeout);
+    for (const auto& log : run.logs) {
+      bool failed = false;
+      for (const entry& e : log) {
+        if (failed) REQUIRE(e.answered.code == errc::poisoned);
+        failed = failed || is_sticky(e.answered.code);
+      }
+    }
+  }
+}
+
+TEST_CASE("second thread: a call that found the communicator busy was no call") {
+  // The engine's own thread is in a barrier of the same communicator, not in the channel.
+  watchdog dog;
+  const fault_case c{.row = {.name = "busy communicator"}, .shape = {3, 1}, .victim = 1, .seed = 5};
+  const workload work{c};
+  virtual_world ranks{c.shape, 1};
+  std::array<status, 3> barrier;
+  std::array<entry, 3> gathered;
+  entry refused;
+  std::array<std::unique_ptr<rank_calls<exact>>, 3> owned;
+  std::thread second;
+  ranks.run(1, [&](host_communicator& comm, virtual_world::membership&) {
+    const auto me = at(comm.rank());
+    owned[me] = std::make_unique<rank_calls<exact>>(comm, work, c);
+    if (comm.rank() == 1) {
+      second = std::thread{[&] {
+        ranks.clock().sleep_until(10);
+        refused = owned[1]->make(op::gather, 0, false);
+        ranks.clock().leave();
+      }};
+    } else {
+      ranks.clock().sleep_until(20);
+    }
+    barrier[me] = comm.barrier();
+    gathered[me] = owned[me]->make(op::gather, 0, false);
+  });
+  second.join();
+  CHECK(refused.answered.code == errc::busy);
+  for (std::size_t r = 0; r < 3; ++r) {
+    CHECK(barrier[r].ok());
+    INFO(text(gathered[r].answered));
+    CHECK(gathered[r].answered.ok());
+    CHECK(gathered[r].wrong == "");
+  }
+}
+
+TEST_CASE("exchanged counts: attention-TP peers that bring different ones are told, all of them") {
+  watchdog dog;
+  using channel_policy = policy<mode::exact, padding::none, counts::exchanged>;
+  constexpr topology shape{2, 2};
+  virtual_world ranks{shape};
+  std::array<status, 4> got, later;
+  ranks.run(1, [&](host_communicator& comm, virtual_world::membership& member) {
+    const auto me = at(comm.rank());
+    const gather_config config = rank_calls<exact>::config(shape.at(comm.rank()));
+    std::vector<std::byte> workspace(*DpGather<channel_policy>::workspace_bytes(config));
+    DpGather<channel_policy> channel{comm, config, workspace};
+    std::vector<std::int32_t> in(max_rows * hidden, comm.rank());
+    std::vector<std::int32_t> out(2 * max_rows * hidden);
+    for (status* each : {&got[me], &later[me]}) {
+      step_record mine = channel.record(1);
+      // Ranks 2 and 3 are peers and must hold the same requests.
+      mine.tokens = comm.rank() == 3 && each == &got[me] ? 3 : 5;
+      const result<step_plan> plan = channel.plan(mine);
+      *each = channel
+                  .gather(rows_of<replicated>(in.data(), mine.tokens, hidden),
+                          rows_of<replicated>(out.data(), 2 * max_rows, hidden), *plan, stream)
+                  .status();
+    }
+    member.wait_for_all();
+  });
+  for (std::size_t r = 0; r < 4; ++r) {
+    INFO(text(got[r]));
+    CHECK(got[r].code == errc::plan_mismatch);
+    CHECK((got[r].rank == 3 || got[r].peer == 3));
+    CHECK(later[r].code == errc::poisoned);
+    CHECK(later[r].cause == errc::plan_mismatch);
+  }
 }

@@ -377,7 +377,7 @@ std::string difference(const result<step_plan>& got, const expected& want, const
                                       : static_cast<double>(want.global - want.real) /
                                             static_cast<double>(want.real);
   if (std::abs(p.waste() - waste) > 1e-9) return "waste";
-  if (p.kind != s.kind || p.width != s.width || p.tp_size != s.tp ||
+  if (p.kind != s.kind || (s.width != 0 && p.width != s.width) || p.tp_size != s.tp ||
       p.dp_size != static_cast<std::int32_t>(n.size()) || p.step != 77 || !p.counts_known)
     return "what is planned";
   if (p.real.size() != p.dp_size || p.padded.size() != p.dp_size) return "size";
@@ -497,10 +497,13 @@ void check_policy(const world& in, const std::vector<work>& steps, row_kind kind
     for (const bool vote : {false, true}) {
       w.vote = vote;
       setting now = s;
-      // Without tokens there is no width to agree on.
+      // Without tokens, and for prompts, there is no width to agree on: 0 is any. Eager plans have
+      // no use for it.
       const bool idle = std::count(w.tokens.begin(), w.tokens.end(), 0) ==
                         static_cast<std::ptrdiff_t>(w.tokens.size());
-      if (idle) now.width = 1;
+      const bool no_width = w.prefill || (idle && w.width != 1);
+      if (no_width && vote) continue;
+      if (no_width) now.width = 0;
       const result<step_plan> got = make_plan(rules, agreed(w, in.config), kind);
       const std::string wrong =
           difference(got, reference(meaning_of<P>, now, w), rows_of(w, kind), now);
@@ -656,6 +659,10 @@ TEST_CASE("a graph is planned when every rank voted for it, and the policy has o
   CHECK_FALSE(plan().in_graph());
   CHECK_FALSE(plan().bucket_missed);
   CHECK_FALSE(planned<dg::exact_eager>(config, tokens_only({4, 4, 4}, true)).in_graph());
+  // The votes decide, not the phases.
+  work prefill = tokens_only({4, 4, 4}, true);
+  prefill.prefill = true;
+  CHECK(planned<dg::sglang_now>(config, prefill).in_graph());
 }
 
 TEST_CASE("lookup in requests, rows = bucket * tokens per request, for widths 1 to 8") {

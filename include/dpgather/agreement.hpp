@@ -28,7 +28,7 @@ struct agreement {
   std::int32_t dp_size = 1;
   std::int32_t tp_size = 1;
   std::uint64_t step = 0;
-  std::int32_t width = 1;          ///< tokens per request of the ranks that have tokens
+  std::int32_t width = 1;          ///< tokens per request outside prefill
   std::int32_t longest_prefix = 0; ///< max over ranks
   bool can_run_graph = false;      ///< and over ranks
   bool can_overlap = false;        ///< and over ranks
@@ -56,35 +56,46 @@ struct agreement {
 
 namespace detail {
 
+[[nodiscard]] constexpr status refuse_record(errc code, subject about, std::int32_t rank,
+                                             std::int64_t value, std::int64_t limit,
+                                             std::int32_t other = -1) noexcept {
+  return {.code = code,
+          .about = about,
+          .rank = rank,
+          .peer = other,
+          .value = value,
+          .limit = limit,
+          .where = "merge"};
+}
+
+/// Whether the record at place `rank` is one, and of that rank.
+[[nodiscard]] constexpr status check_form(const step_record& record, std::int32_t rank) noexcept {
+  const auto bad = [&](subject about, std::int64_t value, std::int64_t limit) {
+    return refuse_record(errc::bad_record, about, rank, value, limit);
+  };
+  constexpr auto last_phase = static_cast<std::int64_t>(phase::draft_extend);
+  constexpr auto last_errc = static_cast<std::int64_t>(errc::poisoned);
+  if (record.magic != step_record::expected_magic)
+    return bad(subject::record, record.magic, step_record::expected_magic);
+  if (record.version != step_record::expected_version)
+    return bad(subject::record, record.version, step_record::expected_version);
+  if (record.phase > phase::draft_extend)
+    return bad(subject::phase, static_cast<std::int64_t>(record.phase), last_phase);
+  if (record.cannot_run < 0 || record.cannot_run > last_errc)
+    return bad(subject::record, record.cannot_run, last_errc);
+  if (record.world_rank != rank)
+    return refuse_record(errc::bad_group, subject::rank, rank, record.world_rank, rank);
+  return {};
+}
+
 /// Answers the first way in which `record` does not fit the record of world rank 0 (`reference`),
 /// or the record of the first attention-TP peer (`peer`); ok if it fits.
-[[nodiscard]] constexpr status check_record(const step_record& record, std::int32_t rank,
-                                            const step_record& reference, const step_record& peer,
-                                            std::int32_t peer_rank) noexcept {
-  const auto refuse = [&](errc code, subject about, std::int64_t value, std::int64_t limit,
-                          std::int32_t other) {
-    return status{.code = code,
-                  .about = about,
-                  .rank = rank,
-                  .peer = other,
-                  .value = value,
-                  .limit = limit,
-                  .where = "merge"};
-  };
-  if (record.magic != step_record::expected_magic)
-    return refuse(errc::bad_record, subject::record, record.magic, step_record::expected_magic, -1);
-  if (record.version != step_record::expected_version)
-    return refuse(errc::bad_record, subject::record, record.version, step_record::expected_version,
-                  -1);
-  if (record.phase > phase::draft_extend)
-    return refuse(errc::bad_record, subject::phase, static_cast<std::int64_t>(record.phase),
-                  static_cast<std::int64_t>(phase::draft_extend), -1);
-  if (record.world_rank != rank)
-    return refuse(errc::bad_group, subject::rank, record.world_rank, rank, -1);
-
+[[nodiscard]] constexpr status check_content(const step_record& record, std::int32_t rank,
+                                             const step_record& reference, const step_record& peer,
+                                             std::int32_t peer_rank) noexcept {
   const auto differs = [&](subject about, auto mine, auto theirs, std::int32_t other) {
-    return refuse(errc::config_mismatch, about, static_cast<std::int64_t>(mine),
-                  static_cast<std::int64_t>(theirs), other);
+    return refuse_record(errc::config_mismatch, about, rank, static_cast<std::int64_t>(mine),
+                         static_cast<std::int64_t>(theirs), other);
   };
   if (record.config_hash != reference.config_hash)
     return differs(subject::config, record.config_hash, reference.config_hash, 0);
@@ -96,7 +107,7 @@ namespace detail {
   }
 
   const auto negative = [&](subject about, std::int32_t value) {
-    return refuse(errc::count_out_of_range, about, value, INT32_MAX, -1);
+    return refuse_record(errc::count_out_of_range, about, rank, value, INT32_MAX);
   };
   if (record.tokens < 0) return negative(subject::tokens, record.tokens);
   if (record.logits_tokens < 0) return negative(subject::logits_tokens, record.logits_tokens);
@@ -136,8 +147,9 @@ namespace detail {
 ///
 /// Errors: `bad_group` (number of records is not the world; a record sits at another rank's place),
 /// `bad_record`, `config_mismatch{field, rank, mine, theirs}` (also when attention-TP peers hold
-/// different counts, or ranks with tokens different widths), `plan_mismatch` (a rank executed
-/// another plan in the step before), `count_out_of_range`, `rank_cannot_run{rank, cause}`.
+/// different counts, or ranks with tokens outside prefill different widths), `plan_mismatch` (a
+/// rank executed another plan in the step before), `count_out_of_range`, `rank_cannot_run{rank,
+/// cause}`.
 [[nodiscard]] constexpr result<agreement> merge(std::span<const step_record> records,
                                                 const topology& topo) noexcept {
   if (status bad = topo.validate(); !bad) return bad;
@@ -148,12 +160,26 @@ namespace detail {
                   .limit = topo.world_size(),
                   .where = "merge"};
   }
+  const auto at = [&](std::int32_t rank) -> const step_record& {
+    return records[static_cast<std::size_t>(rank)];
+  };
+  // All forms first, then who cannot run, then the comparisons: a rank that failed may have no
+  // counts, and may have missed the plan before.
+  for (std::int32_t rank = 0; rank < topo.world_size(); ++rank) {
+    if (status bad = detail::check_form(at(rank), rank); !bad) return bad;
+  }
+  for (std::int32_t rank = 0; rank < topo.world_size(); ++rank) {
+    if (at(rank).cannot_run == 0) continue;
+    const auto cause = static_cast<errc>(at(rank).cannot_run);
+    status out = detail::refuse_record(errc::rank_cannot_run, subject::step, rank,
+                                       static_cast<std::int64_t>(at(rank).step), 0);
+    out.cause = cause;
+    out.value_name = name_of(cause);
+    return out;
+  }
   for (std::int32_t rank = 0; rank < topo.world_size(); ++rank) {
     const std::int32_t first_peer = rank / topo.tp_size * topo.tp_size;
-    const auto at = [&](std::int32_t r) -> const step_record& {
-      return records[static_cast<std::size_t>(r)];
-    };
-    if (status bad = detail::check_record(at(rank), rank, at(0), at(first_peer), first_peer); !bad)
+    if (status bad = detail::check_content(at(rank), rank, at(0), at(first_peer), first_peer); !bad)
       return bad;
   }
 
@@ -168,34 +194,22 @@ namespace detail {
   out.requests = request_counts::zeros(topo.dp_size);
   std::int32_t width_from = -1; // the first rank that has tokens
   for (std::int32_t rank = 0; rank < topo.world_size(); ++rank) {
-    const step_record& record = records[static_cast<std::size_t>(rank)];
-    if (record.cannot_run != 0) {
-      return status{.code = errc::rank_cannot_run,
-                    .cause = static_cast<errc>(record.cannot_run),
-                    .about = subject::step,
-                    .rank = rank,
-                    .value = static_cast<std::int64_t>(record.step),
-                    .value_name = name_of(static_cast<errc>(record.cannot_run)),
-                    .where = "merge"};
-    }
+    const step_record& record = at(rank);
     out.can_run_graph = out.can_run_graph && (record.votes & step_record::graph_vote) != 0;
     out.can_overlap = out.can_overlap && (record.votes & step_record::overlap_vote) != 0;
     out.extend_in_batch = out.extend_in_batch || is_prefill(record.phase);
     out.any_idle = out.any_idle || record.tokens == 0;
     out.longest_prefix = std::max(out.longest_prefix, record.prefix);
-    if (record.tokens > 0) {
+    if (record.tokens > 0 && !is_prefill(record.phase)) {
       if (width_from < 0) {
         width_from = rank;
         out.width = record.width;
       } else if (record.width != out.width) {
-        return status{.code = errc::config_mismatch,
-                      .about = subject::width,
-                      .rank = rank,
-                      .peer = width_from,
-                      .value = record.width,
-                      .limit = out.width,
-                      .where = "merge"};
+        return detail::refuse_record(errc::config_mismatch, subject::width, rank, record.width,
+                                     out.width, width_from);
       }
+    } else if (width_from < 0 && !is_prefill(record.phase)) {
+      out.width = std::max(out.width, record.width); // what idle ranks would run with
     }
     const std::int32_t dp_rank = rank / topo.tp_size;
     out.tokens.set(dp_rank, record.tokens);

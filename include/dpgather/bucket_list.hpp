@@ -17,8 +17,10 @@ namespace dpgather::inline v0 {
 /// Captured sizes in ascending order. Units: requests.
 class bucket_list {
 public:
-  /// Room for every named ladder and for the sums derived from it at 256 ranks.
-  static constexpr std::int32_t capacity = 512;
+  /// Most sizes that a user may state.
+  static constexpr std::int32_t max_stated = 512;
+  /// Room for those and for the sums derived from them.
+  static constexpr std::int32_t capacity = 2 * max_stated;
 
   constexpr bucket_list() noexcept = default;
 
@@ -34,7 +36,8 @@ public:
                     .where = "bucket_list::make"};
     };
     if (sizes.empty()) return refuse(0, 1);
-    if (sizes.size() > static_cast<std::size_t>(capacity)) return refuse(sizes.size(), capacity);
+    if (sizes.size() > static_cast<std::size_t>(max_stated))
+      return refuse(sizes.size(), max_stated);
     bucket_list out;
     for (std::size_t i = 0; i < sizes.size(); ++i) {
       const std::int32_t floor = i == 0 ? 0 : sizes[i - 1];
@@ -88,7 +91,7 @@ private:
 
 /// The sizes that are a multiple of `multiple` and at most `cap`: the engines' filter, with
 /// `multiple` = attention-TP size (times 2 under two-batch overlap). Source: SGLang.
-[[nodiscard]] constexpr bucket_list filtered(const bucket_list& sizes, std::int32_t multiple,
+[[nodiscard]] constexpr bucket_list filtered(const bucket_list& sizes, std::int64_t multiple,
                                              std::int32_t cap) noexcept {
   bucket_list out;
   for (const std::int32_t size : sizes.span()) {
@@ -101,24 +104,29 @@ private:
 /// to `ranks * largest` with as many sizes per doubling as the stated ladder ends with (twice its
 /// last step, doubled again with every doubling of the size). Users state one ladder, per rank,
 /// which need not grow with W (SGLang #5527, #5557, #6092), and relative padding stays what it was
-/// at the end of that ladder. A size added is a multiple of whatever all stated sizes share. Should
-/// the list be full, sums beyond it miss.
+/// at the end of that ladder. Where that is more than the list holds, steps are doubled until it is
+/// not: no sum that fits `ranks * largest` misses. A size added is a multiple of whatever all
+/// stated sizes share.
 [[nodiscard]] constexpr bucket_list sum_ladder(const bucket_list& per_rank,
                                                std::int32_t ranks) noexcept {
-  bucket_list out = per_rank;
   const std::int64_t largest = per_rank.largest();
-  if (largest == 0) return out;
-  const std::int64_t end = largest * ranks;
-  std::int64_t step = per_rank.size() > 1 ? 2 * (largest - per_rank[per_rank.size() - 2]) : largest;
-  std::int64_t octave = 2 * largest;
-  for (std::int64_t size = largest + step; size < end && size <= INT32_MAX; size += step) {
-    out.append(static_cast<std::int32_t>(size));
-    while (size >= octave) {
-      octave *= 2;
-      step *= 2;
+  const std::int64_t end = std::min<std::int64_t>(largest * ranks, INT32_MAX);
+  const std::int64_t last_step =
+      per_rank.size() > 1 ? 2 * (largest - per_rank[per_rank.size() - 2]) : largest;
+  bucket_list out = per_rank;
+  for (std::int64_t first_step = last_step; out.largest() < end; first_step *= 2) {
+    out = per_rank;
+    std::int64_t step = first_step;
+    std::int64_t octave = 2 * largest;
+    for (std::int64_t size = largest + step; size < end; size += step) {
+      out.append(static_cast<std::int32_t>(size));
+      while (size >= octave) {
+        octave *= 2;
+        step *= 2;
+      }
     }
+    out.append(static_cast<std::int32_t>(end)); // ignored by a full list
   }
-  if (end <= INT32_MAX) out.append(static_cast<std::int32_t>(end));
   return out;
 }
 

@@ -55,8 +55,7 @@ struct gather_config {
     if (max_global_rows < 0)
       return refuse(errc::bad_config, subject::max_global_rows, max_global_rows, 0);
     if (!(waste_limit == 0 || waste_limit >= 1))
-      return refuse(errc::bad_config, subject::waste_limit, static_cast<std::int64_t>(waste_limit),
-                    1);
+      return refuse(errc::bad_config, subject::waste_limit, waste_limit > 0 ? 0 : -1, 1);
     // Twice: the all-reduce moves the global tensor twice, and alignment may add rows.
     const std::uint64_t rows = 2 * static_cast<std::uint64_t>(topology.dp_size) *
                                (static_cast<std::uint64_t>(max_rows_per_rank) + 1);

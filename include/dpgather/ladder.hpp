@@ -38,9 +38,10 @@ struct list {
     (out.append(Sizes), ...);
     return out;
   }
-  static_assert(sizeof...(Sizes) > 0 && sizes().size() == sizeof...(Sizes),
+  static_assert(sizeof...(Sizes) > 0 && sizes().size() == sizeof...(Sizes) &&
+                    sizes().size() <= bucket_list::max_stated,
                 "dpgather: ladder::list needs positive sizes in strictly ascending order, at most "
-                "bucket_list::capacity of them");
+                "bucket_list::max_stated of them");
 };
 
 /// 1, 2, 4, ... up to Max, and Max itself.

@@ -6,6 +6,7 @@
 #include <dpgather/category.hpp>
 #include <dpgather/config.hpp>
 #include <dpgather/padding.hpp>
+#include <dpgather/rule.hpp>
 
 #include <cstdint>
 
@@ -48,7 +49,9 @@ struct exact {
 
 /// One alternative of `choose`: a mode and the padding that comes with it.
 template <class Mode, class Padding>
-requires option_of<Mode, category::mode> && option_of<Padding, category::padding>
+requires option_of<Mode, category::mode> && option_of<Padding, category::padding> && requires {
+  Mode::kind;
+}
 struct with {
   using mode = Mode;
   using padding = Padding;
@@ -57,7 +60,7 @@ struct with {
 /// The rule picks one of two alternatives per step, from the agreed counts. `PadToMax` is the one
 /// the rules call `pad_to_max`, `PadToSum` the other; both are compiled, nothing is erased.
 /// Source: SGLang PR #8278.
-template <class Rule, class PadToMax, class PadToSum>
+template <mode_rule Rule, class PadToMax, class PadToSum>
 struct choose {
   using category = category::mode;
   using rule = Rule;

@@ -69,7 +69,11 @@ public:
                               : plan_.kind == row_kind::draft ? own.draft_tokens
                                                               : own.tokens;
     plan_.step = own.step;
-    set_width(own.tokens > 0 ? own.width : 1);
+    if (own.cannot_run != 0)
+      return refuse(errc::rank_cannot_run, subject::step, static_cast<std::int64_t>(own.step), 0,
+                    me);
+    if (own.width < 1) return refuse(errc::count_out_of_range, subject::width, own.width, 1, me);
+    set_width(own.width);
     plan_.counts_known = false;
     if (status bad = check_count(me, rows, subject::tokens); !bad) return bad;
     if (status bad = check_count(me, own.tokens, subject::tokens); !bad) return bad;
@@ -177,6 +181,12 @@ private:
     for (std::int32_t r = 0; r < plan_.dp_size; ++r) {
       std::int64_t requests = 0;
       if (status bad = requests_of(r, agreed.tokens[r], requests); !bad) return bad;
+      if (requests > largest) largest_rank = r;
+      largest = std::max(largest, requests);
+      sum += requests;
+    }
+    for (std::int32_t r = 0; r < plan_.dp_size; ++r) {
+      const std::int64_t requests = agreed.tokens[r] / plan_.width;
       if (by == lookup_kind::own || by == lookup_kind::own_and_sum) {
         const std::int32_t bucket = per_rank.smallest_at_least(requests);
         if (bucket == 0) return miss(no_bucket(r, requests, per_rank.largest()), missed);
@@ -185,9 +195,6 @@ private:
       } else if (by == lookup_kind::sum) {
         plan_.padded.set(r, aligned<situation::in_graph>(plan_.real[r]));
       }
-      if (requests > largest) largest_rank = r;
-      largest = std::max(largest, requests);
-      sum += requests;
     }
     if constexpr (by == lookup_kind::max) {
       const std::int32_t bucket = per_rank.smallest_at_least(largest);
@@ -270,7 +277,7 @@ private:
     plan_.mode = Mode::kind;
     plan_.padding = Padding::kind;
     plan_.layout = layout_for<typename options::layout, Padding::kind>();
-    plan_.combine = options::combine::kind;
+    if constexpr (Mode::kind == mode_kind::all_reduce) plan_.combine = options::combine::kind;
     plan_.why = why;
   }
 
@@ -330,7 +337,9 @@ private:
         static_cast<std::uint64_t>(plan_.element) << 56);
     add(static_cast<std::uint64_t>(static_cast<std::uint32_t>(plan_.dp_size)) << 32 |
         static_cast<std::uint32_t>(plan_.tp_size));
-    add(static_cast<std::uint64_t>(static_cast<std::uint32_t>(plan_.width)) << 32 |
+    // With unknown counts the width shapes this rank's attention only.
+    const std::int32_t width = plan_.counts_known ? plan_.width : 0;
+    add(static_cast<std::uint64_t>(static_cast<std::uint32_t>(width)) << 32 |
         static_cast<std::uint32_t>(plan_.shared_bucket));
     add(plan_.row_bytes);
     add(shape_rows);

@@ -13,6 +13,7 @@
 #include <dpgather/validate.hpp>
 
 #include <algorithm>
+#include <bit>
 #include <cstdint>
 #include <numeric>
 
@@ -26,19 +27,22 @@ template <class P, situation Situation>
 constexpr void add_policy(digest_builder& digest) noexcept {
   using options = resolved<P, Situation>;
   const auto add = [&](auto kind) { digest.add(static_cast<std::uint64_t>(kind)); };
+  const auto add_mode = [&]<class Mode, class Padding>() {
+    add(Mode::kind);
+    add(Padding::kind);
+    add(layout_for<typename options::layout, Padding::kind>());
+  };
   using mode = typename options::mode;
   if constexpr (is_choice<mode>) {
     // The rule itself has no number; what it decides is in the digest of every plan.
-    add(mode::pad_to_max::mode::kind);
-    add(mode::pad_to_max::padding::kind);
-    add(mode::pad_to_sum::mode::kind);
-    add(mode::pad_to_sum::padding::kind);
+    using to_max = typename mode::pad_to_max;
+    using to_sum = typename mode::pad_to_sum;
+    add_mode.template operator()<typename to_max::mode, typename to_max::padding>();
+    add_mode.template operator()<typename to_sum::mode, typename to_sum::padding>();
   } else {
-    add(mode::kind);
-    add(options::padding::kind);
+    add_mode.template operator()<mode, typename options::padding>();
   }
   add(options::align::rows);
-  add(layout_for<typename options::layout, padding_kind::none>());
   add(options::lookup::kind);
   add(options::combine::kind);
   add(options::on_miss::go_eager);
@@ -48,7 +52,8 @@ constexpr void add_policy(digest_builder& digest) noexcept {
 
 /// Configuration and ladders of a policy, checked once; `make_plan` reads it in every step.
 ///
-/// A value of about 6 KiB without pointers; equal on all ranks but for the topology's rank numbers.
+/// A value of about 12 KiB without pointers; equal on all ranks but for the topology's rank
+/// numbers.
 template <policy_like P>
 class planner {
 public:
@@ -83,8 +88,8 @@ public:
 
   /// What hidden rows of a rank are rounded up to: the attention-TP size and `padding::align`.
   template <situation Situation>
-  [[nodiscard]] constexpr std::int32_t row_multiple() const noexcept {
-    return std::lcm(config_.topology.tp_size, resolved<P, Situation>::align::rows);
+  [[nodiscard]] constexpr std::int64_t row_multiple() const noexcept {
+    return std::lcm(std::int64_t{config_.topology.tp_size}, resolved<P, Situation>::align::rows);
   }
   /// Most padded rows of one rank, in either situation.
   [[nodiscard]] constexpr std::int64_t max_padded_rows() const noexcept {
@@ -121,8 +126,8 @@ private:
     const std::int32_t pool = config_.max_requests_per_rank == 0 ? config_.max_rows_per_rank
                                                                  : config_.max_requests_per_rank;
     // A size that is a multiple of this has rows that are one, whatever the width.
-    const std::int32_t multiple =
-        std::lcm(config_.topology.tp_size * (config_.two_batch_overlap ? 2 : 1),
+    const std::int64_t multiple =
+        std::lcm(std::int64_t{config_.topology.tp_size} * (config_.two_batch_overlap ? 2 : 1),
                  resolved<P, situation::in_graph>::align::rows);
     const bucket_list wanted =
         source == ladder_source::config ? config_.ladder : P::ladder_type::sizes();
@@ -152,7 +157,7 @@ private:
     digest.add_signed(config_.max_rows_per_rank).add_signed(config_.max_requests_per_rank);
     digest.add_signed(config_.draft_width).add_signed(config_.max_global_rows);
     digest.add(config_.two_batch_overlap);
-    digest.add_signed(static_cast<std::int64_t>(config_.waste_limit * 1024));
+    digest.add(std::bit_cast<std::uint64_t>(config_.waste_limit));
     digest.add(static_cast<std::uint64_t>(P::counts_type::kind));
     digest.add(static_cast<std::uint64_t>(P::comm_type::kind));
     detail::add_policy<P, situation::eager>(digest);

@@ -27,7 +27,7 @@ private:
   char text_[256]{};
 };
 
-/// Outcome of a call. Trivially copyable, comparable, 88 bytes; `ok()` costs one byte compare.
+/// Outcome of a call. Trivially copyable; `ok()` costs one byte compare.
 struct [[nodiscard]] status {
   errc code = errc::ok;
   errc cause = errc::ok;            ///< of `poisoned`, `peer_refused`: what happened first
@@ -75,7 +75,7 @@ private:
       append("%s", "ok");
       break;
     case errc::plan_mismatch:
-      if (about == subject::mode) {
+      if (about == subject::mode && value_name != nullptr && limit_name != nullptr) {
         append("plan has mode=%s bucket=%lld, but rank %d has mode=%s bucket=%lld", value_name,
                mine, other, limit_name, theirs);
         break;
@@ -85,6 +85,11 @@ private:
       if (value_name != nullptr && limit_name != nullptr) {
         append("%s: %s is %s, but rank %d has %s", name_of(code), thing, value_name, other,
                limit_name);
+      } else if (about == subject::config || about == subject::last_plan ||
+                 about == subject::counts) { // digests
+        append("%s: %s is %llx, but rank %d has %llx", name_of(code), thing,
+               static_cast<unsigned long long>(mine), other,
+               static_cast<unsigned long long>(theirs));
       } else {
         append("%s: %s is %lld, but rank %d has %lld", name_of(code), thing, mine, other, theirs);
       }
@@ -136,7 +141,7 @@ public:
   constexpr result(const status& error) noexcept
       : status_{error} {} // NOLINT: implicit like expected
 
-  [[nodiscard]] constexpr bool ok() const noexcept { return status_.ok(); }
+  [[nodiscard]] constexpr bool ok() const noexcept { return value_.has_value(); }
   constexpr explicit operator bool() const noexcept { return ok(); }
   [[nodiscard]] constexpr const dpgather::v0::status& status() const noexcept { return status_; }
   [[nodiscard]] constexpr errc code() const noexcept { return status_.code; }

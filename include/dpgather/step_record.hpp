@@ -32,7 +32,7 @@ struct step_record {
   std::int32_t logits_tokens = 0; ///< rows for which logits are wanted
   std::int32_t draft_tokens = 0;  ///< rows of the draft model
   std::int32_t requests = 0;
-  std::int32_t width = 1;      ///< tokens per request; ignored for a rank without tokens
+  std::int32_t width = 1;      ///< tokens per request, also of an idle rank; ignored in prefill
   std::int32_t prefix = 0;     ///< longest cached prefix among this rank's requests, in tokens
   std::int32_t cannot_run = 0; ///< an `errc` when this rank cannot run the step, else 0
 

@@ -13,7 +13,7 @@
 
 namespace dpgather::inline v0 {
 
-/// The rules that a policy can break, in the order they are looked at.
+/// The rules that a policy can break.
 enum class violation : std::uint8_t {
   none,
   all_gather_needs_max_len,
@@ -106,6 +106,20 @@ template <class P, situation Situation>
          resolved<P, Situation>::combine::kind == combine_kind::all_reduce_then_scatter;
 }
 
+/// `all_reduce_then_scatter` where no all-reduce can come of it: stated for the policy and used in
+/// neither situation, or stated for one situation and not used in that one.
+template <class P>
+[[nodiscard]] consteval bool combine_without_all_reduce() noexcept {
+  constexpr auto all = combine_kind::all_reduce_then_scatter;
+  if (P::combine_type::kind == all)
+    return !may_choose<P, situation::eager>(mode_kind::all_reduce) &&
+           !may_choose<P, situation::in_graph>(mode_kind::all_reduce);
+  return (resolved<P, situation::eager>::combine::kind == all &&
+          !may_choose<P, situation::eager>(mode_kind::all_reduce)) ||
+         (has_graphs<P> && resolved<P, situation::in_graph>::combine::kind == all &&
+          !may_choose<P, situation::in_graph>(mode_kind::all_reduce));
+}
+
 } // namespace detail
 
 /// The first rule that `P` breaks, or `violation::none`.
@@ -121,10 +135,7 @@ template <policy_like P>
     return violation::nccl_needs_agreed_counts;
   if (P::on_miss_type::go_eager && !detail::knows_counts<P>)
     return violation::unknown_counts_cannot_agree;
-  if (P::combine_type::kind == combine_kind::all_reduce_then_scatter &&
-      !detail::may_choose<P, situation::eager>(mode_kind::all_reduce) &&
-      !detail::may_choose<P, situation::in_graph>(mode_kind::all_reduce))
-    return violation::combine_needs_all_reduce;
+  if (detail::combine_without_all_reduce<P>()) return violation::combine_needs_all_reduce;
   return violation::none;
 }
 

@@ -112,7 +112,9 @@ TEST_CASE("every number of f16 and bf16 comes back from widen and narrow") {
   }
 }
 
-TEST_CASE("f16 narrows to the nearest, ties to even") { narrows_to_the_nearest<f16_sum>(ts::binary16); }
+TEST_CASE("f16 narrows to the nearest, ties to even") {
+  narrows_to_the_nearest<f16_sum>(ts::binary16);
+}
 
 TEST_CASE("bf16 narrows to the nearest, ties to even") {
   narrows_to_the_nearest<bf16_sum>(ts::bfloat16);
@@ -272,8 +274,8 @@ TEST_CASE("the output may be where one of the sources has the elements") {
   std::vector<float> b{10, 20, 30, 40};
   const std::byte* sources[] = {reinterpret_cast<const std::byte*>(a.data()),
                                 reinterpret_cast<const std::byte*>(b.data())};
-  dg::sum_elements<dg::detail::f32_sum>(reinterpret_cast<std::byte*>(b.data() + 1), sources, 2, 1, 2,
-                                        0, 1);
+  dg::sum_elements<dg::detail::f32_sum>(reinterpret_cast<std::byte*>(b.data() + 1), sources, 2, 1,
+                                        2, 0, 1);
   CHECK(a == std::vector<float>{1, 2, 3, 4});
   CHECK(b == std::vector<float>{10, 22, 33, 40});
 }

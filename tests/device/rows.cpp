@@ -119,7 +119,8 @@ TEST_CASE("rows are filled with a pattern that starts anew in every row; gaps ar
 }
 
 TEST_CASE("no rows: null pointers are not looked at") {
-  dg::copy_rows_body<dg::row_op::identity>({.row_bytes = 8, .from_stride = 8, .to_stride = 8}, 0, 1);
+  dg::copy_rows_body<dg::row_op::identity>({.row_bytes = 8, .from_stride = 8, .to_stride = 8}, 0,
+                                           1);
   dg::fill_rows_body({.row_bytes = 8, .stride = 8}, 0, 1);
   dg::row_executor<dg::host_stream>::copy<dg::row_op::identity>({.row_bytes = 8}, {});
   dg::row_executor<dg::host_stream>::fill({.row_bytes = 8}, {});
@@ -187,7 +188,8 @@ TEST_CASE("fill_rows fills a run of rows of a view") {
     for (std::size_t b = 0; b < 4; ++b)
       expected[row * 6 + b] = b % 2 == 0 ? std::byte{0x40} : std::byte{0xc0};
   }
-  dg::fill_rows(rows, dg::row_range{2, 2}, dg::value_fill(dg::element::bf16, -3), dg::host_stream{});
+  dg::fill_rows(rows, dg::row_range{2, 2}, dg::value_fill(dg::element::bf16, -3),
+                dg::host_stream{});
   CHECK(memory.equals(expected));
   dg::fill_rows(rows, dg::row_range{0, 0}, dg::zero_fill(), dg::host_stream{});
   dg::fill_rows(rows, dg::row_range{1, -1}, dg::zero_fill(), dg::host_stream{});

@@ -145,8 +145,9 @@ TEST_CASE("judge: the sentence") {
   std::vector<call_record> calls(4, usual());
   calls[3].mode = mode_kind::all_reduce;
   calls[3].bucket = 64;
-  CHECK(text(judge(calls)) == "rank 3, call 812: plan has mode=all_reduce bucket=64, but rank 0 has "
-                              "mode=all_gather bucket=256 [gather]");
+  CHECK(text(judge(calls)) ==
+        "rank 3, call 812: plan has mode=all_reduce bucket=64, but rank 0 has "
+        "mode=all_gather bucket=256 [gather]");
   calls[3] = usual();
   calls[2].refused = errc::count_changed;
   calls[2].refused_about = subject::local;
@@ -176,7 +177,8 @@ TEST_CASE("judge: of several ranks that differ the lowest is named") {
   CHECK(judge(calls).rank == 2);
 }
 
-TEST_CASE("judge: a refusal is named with its rank, cause, value and limit; the lowest rank first") {
+TEST_CASE(
+    "judge: a refusal is named with its rank, cause, value and limit; the lowest rank first") {
   std::vector<call_record> calls(4, usual());
   for (const std::size_t r : {2U, 3U}) {
     calls[r].refused = r == 2 ? errc::null_pointer : errc::aliasing;

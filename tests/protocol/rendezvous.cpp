@@ -212,7 +212,8 @@ TEST_CASE("rendezvous: the deadline counts from the own arrival") {
   CHECK(got[0].peer == 2);
 }
 
-TEST_CASE("rendezvous: whatever the delays, a meeting passes for all or for nobody, then for nobody") {
+TEST_CASE(
+    "rendezvous: whatever the delays, a meeting passes for all or for nobody, then for nobody") {
   watchdog dog;
   test_support::for_random_cases(
       [&](random_source& random) {
@@ -242,8 +243,8 @@ TEST_CASE("rendezvous: whatever the delays, a meeting passes for all or for nobo
         for (std::size_t k = 0; k < meetings; ++k) {
           std::ptrdiff_t passed = 0;
           for (const auto& mine : got) {
-            REQUIRE((mine[k].ok() || mine[k].code == errc::timeout ||
-                     mine[k].cause == errc::timeout));
+            REQUIRE(
+                (mine[k].ok() || mine[k].code == errc::timeout || mine[k].cause == errc::timeout));
             passed += mine[k].ok() ? 1 : 0;
           }
           // Also when a rank comes exactly at the deadline of the others.

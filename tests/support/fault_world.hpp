@@ -121,7 +121,8 @@ private:
 
 namespace test_support {
 
-/// Ends the process when a test makes no progress for a long time, and says where every rank stands.
+/// Ends the process when a test makes no progress for a long time, and says where every rank
+/// stands.
 ///
 /// `at` costs two stores; call it before everything that can wait. `feed` after each case.
 class watchdog {
@@ -189,20 +190,58 @@ private:
   std::thread thread_; // last: it uses the others
 };
 
-/// A host world in virtual time. `others`: threads besides the ranks that sleep on the clock.
-class virtual_world {
+/// Real time, with what a test asks of virtual time besides.
+class real_clock {
 public:
-  static constexpr std::int64_t deadline = 1'000'000'000; // ns, of every meeting
+  static constexpr bool is_exact = false; ///< sleepers wake some time later
 
-  explicit virtual_world(const dpgather::topology& shape, std::int32_t others = 0)
-      : clock_{shape.world_size() + others}, world_{shape, clock_, deadline} {}
+  explicit real_clock(std::int32_t) {}
+  [[nodiscard]] dpgather::wait_clock& waiting() noexcept { return clock_; }
+  [[nodiscard]] std::int64_t now_ns() noexcept { return clock_.now_ns() - start_; }
+  void sleep_until(std::int64_t time_ns) {
+    std::this_thread::sleep_for(std::chrono::nanoseconds{time_ns - now_ns()});
+  }
+  void leave() noexcept {}
 
-  [[nodiscard]] dpgather::manual_wait_clock& clock() noexcept { return clock_; }
+private:
+  dpgather::steady_wait_clock clock_;
+  std::int64_t start_ = clock_.now_ns();
+};
+
+/// Virtual time: it passes only while all participants wait, so timeouts cost nothing and come when
+/// they should.
+class virtual_clock {
+public:
+  static constexpr bool is_exact = true;
+
+  explicit virtual_clock(std::int32_t participants) : clock_{participants} {}
+  [[nodiscard]] dpgather::wait_clock& waiting() noexcept { return clock_; }
+  [[nodiscard]] std::int64_t now_ns() noexcept { return clock_.now_ns(); }
+  void sleep_until(std::int64_t time_ns) noexcept { clock_.sleep_until(time_ns); }
+  void leave() noexcept { clock_.leave(); }
+
+private:
+  dpgather::manual_wait_clock clock_;
+};
+
+/// A host world whose ranks are threads, on either clock. `others`: threads besides the ranks that
+/// sleep on the clock.
+template <class Clock, std::int64_t Deadline>
+class rank_world {
+public:
+  static constexpr std::int64_t deadline = Deadline; // ns, of every meeting
+  static constexpr bool is_exact = Clock::is_exact;
+
+  explicit rank_world(const dpgather::topology& shape, std::int32_t others = 0)
+      : clock_{shape.world_size() + others}, world_{shape, clock_.waiting(), deadline} {}
+
+  [[nodiscard]] Clock& clock() noexcept { return clock_; }
   [[nodiscard]] dpgather::host_world& world() noexcept { return world_; }
+
   /// One rank's membership: however its body ends, the others hear of it before time may pass.
   class membership {
   public:
-    membership(virtual_world& of, std::int32_t rank) noexcept : of_{of}, rank_{rank} {}
+    membership(rank_world& of, std::int32_t rank) noexcept : of_{of}, rank_{rank} {}
     membership(const membership&) = delete;
     membership& operator=(const membership&) = delete;
     ~membership() {
@@ -218,7 +257,7 @@ public:
     void leave_clock() noexcept {
       if (!std::exchange(left_clock_, true)) of_.clock_.leave();
     }
-    /// Stands still, outside virtual time, until all other ranks have ended.
+    /// Stands still, outside time, until all other ranks have ended.
     void wait_for_others() {
       leave_clock();
       std::unique_lock lock{of_.mutex_};
@@ -233,7 +272,7 @@ public:
     }
 
   private:
-    virtual_world& of_;
+    rank_world& of_;
     std::int32_t rank_;
     bool left_clock_ = false;
   };
@@ -249,12 +288,17 @@ public:
   }
 
 private:
-  dpgather::manual_wait_clock clock_;
+  Clock clock_;
   dpgather::host_world world_;
   std::mutex mutex_;
   std::condition_variable changed_;
   std::int32_t ended_ = 0;
   std::int32_t at_end_ = 0;
 };
+
+/// One second of virtual time.
+using virtual_world = rank_world<virtual_clock, 1'000'000'000>;
+/// A short deadline of real time.
+using real_world = rank_world<real_clock, 200'000'000>;
 
 } // namespace test_support

@@ -213,12 +213,10 @@ std::vector<gather_variant> variants_of_cells() {
   for_each_legal_cell([&]<class Cell>(const cell& c) {
     if constexpr (Wanted(Cell::is)) {
       // Neighbours in the table get the row functor with different tails.
-      constexpr std::size_t mix = static_cast<std::size_t>(Cell::is.mode) +
-                                  static_cast<std::size_t>(Cell::is.padding) +
-                                  static_cast<std::size_t>(Cell::is.layout) +
-                                  static_cast<std::size_t>(Cell::is.lookup) +
-                                  static_cast<std::size_t>(Cell::is.counts) +
-                                  static_cast<std::size_t>(Cell::is.situation);
+      constexpr std::size_t mix =
+          static_cast<std::size_t>(Cell::is.mode) + static_cast<std::size_t>(Cell::is.padding) +
+          static_cast<std::size_t>(Cell::is.layout) + static_cast<std::size_t>(Cell::is.lookup) +
+          static_cast<std::size_t>(Cell::is.counts) + static_cast<std::size_t>(Cell::is.situation);
       detail::add_tails<Cell, dg::combine::reduce_scatter, mix % 4>(out, c);
       using other = completed_cell<Cell, dg::tail::zero, dg::combine::all_reduce_then_scatter,
                                    dg::row_op::identity>;

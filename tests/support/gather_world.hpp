@@ -55,8 +55,8 @@ public:
       const auto bytes = variant.workspace_bytes(own);
       REQUIRE(bytes.ok());
       guarded_bytes& work = parts_->workspaces.emplace_back(*bytes);
-      parts_->engines.push_back(
-          variant.make(dg::host_communicator{parts_->world, rank}, own, {work.data(), work.size()}));
+      parts_->engines.push_back(variant.make(dg::host_communicator{parts_->world, rank}, own,
+                                             {work.data(), work.size()}));
       REQUIRE(parts_->engines.back()->check().ok());
     }
   }

@@ -1,8 +1,8 @@
 #pragma once
 
 /// @file
-/// Memory of a test with a canary on both sides. Under AddressSanitizer the canaries may not even be
-/// read while a call runs.
+/// Memory of a test with a canary on both sides. Under AddressSanitizer the canaries may not even
+/// be read while a call runs.
 
 #include <algorithm>
 #include <cstddef>

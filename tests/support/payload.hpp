@@ -39,11 +39,20 @@ inline std::uint64_t element_bits(dpgather::element type, std::uint64_t value) {
   unsigned mantissa_bits = 0;
   unsigned width = 0;
   switch (type) {
-  case dpgather::element::f16: exponent_bias = 15, mantissa_bits = 10, width = 16; break;
-  case dpgather::element::bf16: exponent_bias = 127, mantissa_bits = 7, width = 16; break;
-  case dpgather::element::f32: exponent_bias = 127, mantissa_bits = 23, width = 32; break;
-  case dpgather::element::f64: exponent_bias = 1023, mantissa_bits = 52, width = 64; break;
-  default: return value;
+  case dpgather::element::f16:
+    exponent_bias = 15, mantissa_bits = 10, width = 16;
+    break;
+  case dpgather::element::bf16:
+    exponent_bias = 127, mantissa_bits = 7, width = 16;
+    break;
+  case dpgather::element::f32:
+    exponent_bias = 127, mantissa_bits = 23, width = 32;
+    break;
+  case dpgather::element::f64:
+    exponent_bias = 1023, mantissa_bits = 52, width = 64;
+    break;
+  default:
+    return value;
   }
   const auto number = static_cast<std::int64_t>(value);
   if (number == 0) return 0;

@@ -55,7 +55,7 @@ struct step_counts {
 
 /// The plan that must come out; or the errors of which one must.
 struct expected_plan {
-  std::vector<dg::errc> refused; ///< empty: the step is planned
+  std::vector<dg::errc> refused;  ///< empty: the step is planned
   std::int32_t refused_rank = -1; ///< the rank named, where only one can be
 
   dg::mode_kind mode = dg::mode_kind::exact;
@@ -76,8 +76,8 @@ struct expected_plan {
   }
   [[nodiscard]] std::int64_t combine_wire_rows() const {
     if (mode == dg::mode_kind::all_gather) return global_rows;
-    const bool twice = mode == dg::mode_kind::all_reduce &&
-                       combine == dg::combine_kind::all_reduce_then_scatter;
+    const bool twice =
+        mode == dg::mode_kind::all_reduce && combine == dg::combine_kind::all_reduce_then_scatter;
     return twice ? 2 * global_rows : total;
   }
 };
@@ -104,8 +104,8 @@ public:
       : policy_{policy}, config_{config}, sum_ladder_{sum_ladder}, step_{step}, n_{step.rows()},
         ranks_{static_cast<std::size_t>(config.topology.dp_size)} {
     // Agreed: the width of the ranks that have tokens. Else all ranks must know it anyway.
-    const bool tokens = std::any_of(step.tokens.begin(), step.tokens.end(),
-                                    [](std::int32_t t) { return t > 0; });
+    const bool tokens =
+        std::any_of(step.tokens.begin(), step.tokens.end(), [](std::int32_t t) { return t > 0; });
     width_ = tokens || policy.counts != dg::counts_kind::agreed ? step.width : 1;
     rows_per_request_ = step.kind == dg::row_kind::draft ? config.draft_width : width_;
   }
@@ -134,7 +134,8 @@ public:
     out_.in_graph = policy_.has_graphs && step_.all_vote_graph;
     const shape_options& options = out_.in_graph ? policy_.graph : policy_.eager;
     if (out_.in_graph) own_buckets();
-    for (std::size_t r = 0; !out_.in_graph && r < ranks_; ++r) out_.padded[r] = aligned(n_[r], options);
+    for (std::size_t r = 0; !out_.in_graph && r < ranks_; ++r)
+      out_.padded[r] = aligned(n_[r], options);
     out_.mode = dg::mode_kind::exact;
     out_.combine = options.combine;
     place(options, static_cast<std::int32_t>(capacity()));
