@@ -19,6 +19,7 @@ namespace dpgather::inline v0 {
 /// Which of a step's row counts a plan is about.
 enum class row_kind : std::uint8_t { hidden, logits, draft };
 
+/// The name, for messages and tables.
 [[nodiscard]] constexpr const char* name_of(row_kind k) noexcept {
   return k == row_kind::hidden ? "hidden" : k == row_kind::logits ? "logits" : "draft";
 }

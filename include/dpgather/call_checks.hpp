@@ -35,11 +35,13 @@ public:
             .where = where_};
   }
 
+  /// `rows_read`: the rows of `local` that the call reads, at least the real ones.
   template <row_state State>
   [[nodiscard]] status gather(const const_token_rows<State>& local,
-                              const token_rows<replicated>& global) const noexcept {
+                              const token_rows<replicated>& global,
+                              std::int64_t rows_read) const noexcept {
     if (status bad = plan_and_rows(local.rows(), global.rows()); !bad) return bad;
-    const const_token_rows<State> real = local.first(real_rows_here());
+    const const_token_rows<State> real = local.first(rows_read);
     if (status bad = views(real, subject::local, global.first(plan_.global_rows), subject::global);
         !bad)
       return bad;

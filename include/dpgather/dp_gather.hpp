@@ -61,10 +61,11 @@ public:
   using policy_type = Policy;
   using communicator_type = Communicator;
   using stream_type = typename Communicator::stream_type;
+  static constexpr std::size_t workspace_alignment = 16;
 
   /// `workspace`: at least `workspace_bytes(config)` bytes that this channel alone uses, in memory
-  /// of the communicator's kind, aligned to 16 bytes; may be empty where that is 0. Allocates its
-  /// lists. A constructor that failed makes every call answer why; see `check()`.
+  /// of the communicator's kind, aligned to `workspace_alignment`; may be empty where that is 0.
+  /// Allocates its lists. A constructor that failed makes every call answer why; see `check()`.
   DpGather(Communicator comm, const gather_config& config, std::span<std::byte> workspace = {})
       : lane_{comm, config.topology, workspace}, records_(static_cast<std::size_t>(comm.size())) {
     const result<planner<Policy>> made = planner<Policy>::make(config);
@@ -87,6 +88,14 @@ public:
       refuse(errc::bad_group, subject::world, comm.size(), config.topology.world_size());
     } else if (comm.rank() != config.topology.world_rank()) {
       refuse(errc::bad_group, subject::rank, comm.rank(), config.topology.world_rank());
+    } else if (lane_.attention_tp.size() != config.topology.tp_size ||
+               lane_.attention_tp.rank() != config.topology.tp_rank) {
+      refuse(errc::bad_group, subject::tp_size, lane_.attention_tp.size(), config.topology.tp_size);
+    } else if (reinterpret_cast<std::uintptr_t>(workspace.data()) % workspace_alignment != 0) {
+      refuse(errc::misaligned, subject::workspace,
+             static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(workspace.data()) %
+                                       workspace_alignment),
+             workspace_alignment);
     } else if (have < needed) {
       refuse(errc::capacity_exceeded, subject::workspace, needed, have);
     }
@@ -132,9 +141,27 @@ public:
   /// run the step takes part with `cannot_run` set. Errors: those of the bootstrap and of `merge`.
   template <bootstrap Bootstrap>
   [[nodiscard]] result<agreement> agree(Bootstrap& ranks, const step_record& mine) noexcept {
-    if (!broken_.ok()) return broken_;
+    const in_use guard{lane_.busy};
+    if (!guard) {
+      return status{.code = errc::busy,
+                    .about = subject::call,
+                    .rank = lane_.comm.rank(),
+                    .value = 1,
+                    .where = "agree"};
+    }
+    if (!diverged_.ok()) return poisoned();
+    if (!broken_.ok()) {
+      // The others wait for this rank: it takes part, and says that it cannot run.
+      step_record unable = mine;
+      unable.world_rank = ranks.rank();
+      unable.cannot_run = static_cast<std::int32_t>(broken_.code);
+      (void)exchange_records(ranks, unable, records_);
+      return broken_;
+    }
     if (status bad = exchange_records(ranks, mine, records_); !bad) return bad;
-    return merge(records_, config().topology);
+    const result<agreement> agreed = merge(records_, config().topology);
+    if (is_sticky(agreed.code())) diverged_ = agreed.status();
+    return agreed;
   }
 
   /// The plan of the step; pure. Errors: those of `make_plan`.
@@ -177,7 +204,14 @@ public:
     const const_token_rows<State> from{local};
     const status done = call(
         operation::gather, from, plan, stream,
-        [&](const detail::call_checks& checks) noexcept { return checks.gather(from, global); },
+        [&](const detail::call_checks& checks) noexcept {
+          using inside = resolved<Policy, situation::in_graph>;
+          using outside = resolved<Policy, situation::eager>;
+          const bool whole = plan.in_graph() ? detail::sends_as_it_is<inside>(from, plan)
+                                             : detail::sends_as_it_is<outside>(from, plan);
+          const std::int64_t real = plan.real[config().topology.dp_rank];
+          return checks.gather(from, global, whole ? plan.stride : real);
+        },
         [&]<situation Situation>() noexcept {
           return gather_in<Situation>(from, global, plan, stream);
         });
@@ -282,11 +316,13 @@ private:
     const in_use guard{lane_.busy};
     if (!guard) return checks.refuse(errc::busy, subject::call, 1, 0);
     if (!broken_.ok()) return broken_;
+    if (!diverged_.ok()) return poisoned();
     const status refused = check(checks);
     ++lane_.call_index;
     if constexpr (Communicator::compares_plans || Policy::checks_type::compare_plans) {
       const status verdict =
           lane_.comm.announce(announcement(what, from, plan, refused), lane_.calls, stream);
+      if (verdict.code == errc::busy) --lane_.call_index; // nothing was announced
       if (!verdict.ok() && (refused.ok() || is_sticky(verdict.code))) return verdict;
     }
     if (!refused.ok()) return refused;
@@ -295,10 +331,22 @@ private:
     } else {
       learn_counts(plan);
     }
-    const status done = plan.in_graph() ? body.template operator()<situation::in_graph>()
-                                        : body.template operator()<situation::eager>();
+    status done = plan.in_graph() ? body.template operator()<situation::in_graph>()
+                                  : body.template operator()<situation::eager>();
     if (done.ok()) last_plan_ = plan.digest;
+    if (done.code == errc::poisoned) { // by what happened during this call
+      done.code = done.cause;
+      done.cause = errc::ok;
+    }
     return done;
+  }
+
+  /// What every call answers after the records showed a divergence, on all ranks alike.
+  [[nodiscard]] status poisoned() const noexcept {
+    status out = diverged_;
+    out.cause = out.code;
+    out.code = errc::poisoned;
+    return out;
   }
 
   template <row_state State>
@@ -392,6 +440,7 @@ private:
   channel<Communicator> lane_;
   planner<Policy> rules_{};
   status broken_{};
+  status diverged_{};                // found in the records, so by all ranks
   std::vector<step_record> records_; // of all ranks, of the current step
   std::uint64_t last_plan_ = 0;
 };

@@ -31,6 +31,7 @@ enum class element : std::uint8_t { u8, i32, i64, f16, bf16, f32, f64 };
   return 0;
 }
 
+/// The name, for messages and tables.
 [[nodiscard]] constexpr const char* name_of(element e) noexcept {
   switch (e) {
   case element::u8:
@@ -55,6 +56,7 @@ enum class element : std::uint8_t { u8, i32, i64, f16, bf16, f32, f64 };
 /// fp32, f64 in fp64, integers modulo 2^n. Bytes have no sum.
 [[nodiscard]] constexpr bool is_summable(element e) noexcept { return e != element::u8; }
 
+/// True for the elements that have NaN.
 [[nodiscard]] constexpr bool is_floating(element e) noexcept {
   return e == element::f16 || e == element::bf16 || e == element::f32 || e == element::f64;
 }

@@ -92,6 +92,7 @@ enum class subject : std::uint8_t {
   call,
 };
 
+/// The name, for messages and tables.
 [[nodiscard]] constexpr const char* name_of(errc e) noexcept {
   switch (e) {
   case errc::ok:
@@ -166,6 +167,7 @@ enum class subject : std::uint8_t {
   return "unknown";
 }
 
+/// The name, for messages and tables.
 [[nodiscard]] constexpr const char* name_of(subject s) noexcept {
   switch (s) {
   case subject::none:

@@ -21,6 +21,17 @@
 
 namespace dpgather::inline v0::detail {
 
+/// Whether an all-gather sends the caller's padded rows as they are, tails included, because nobody
+/// minds what tails hold: the raw collective.
+template <class Options, row_state State>
+[[nodiscard]] bool sends_as_it_is(const const_token_rows<State>& local,
+                                  const step_plan& plan) noexcept {
+  if (!std::same_as<typename Options::tail, tail::leave> || !Options::row_op::is_identity)
+    return false;
+  if (std::same_as<State, partial> && plan.tp_size > 1) return false;
+  return plan.mode == mode_kind::all_gather && local.contiguous() && local.rows() >= plan.stride;
+}
+
 /// One gather of one rank. `Options` is what the policy says for the situation; `owes_sum`: the
 /// input still owes a sum over several attention-TP peers. Inputs are only read, but for the one
 /// that already lies at its place in the output.
@@ -51,7 +62,7 @@ public:
           !bad)
         return bad;
       fill_own_tail();
-    } else if (sends_local_as_it_is()) {
+    } else if (sends_as_it_is<Options>(local_, plan_)) {
       return lane_.comm.all_gather(local_.row(share_.first), global_.data(), share_bytes, stream_);
     } else {
       place_rows({share_.first, places_.real_in(own_, share_)});
@@ -100,11 +111,6 @@ private:
   /// With one attention-TP rank nothing is owed to anybody: partial is replicated.
   [[nodiscard]] bool owes_sum() const noexcept {
     return std::same_as<State, partial> && lane_.topo.tp_size > 1;
-  }
-  /// The raw collective, when nobody minds what the tails hold: the caller's padded rows travel.
-  [[nodiscard]] bool sends_local_as_it_is() const noexcept {
-    return std::same_as<typename Options::tail, tail::leave> && Options::row_op::is_identity &&
-           local_.contiguous() && local_.rows() >= plan_.stride;
   }
   /// Rows `range` of the local input go to this data-parallel rank's place.
   void place_rows(row_range range) noexcept {

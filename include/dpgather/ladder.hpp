@@ -73,8 +73,8 @@ requires(Max >= 1) struct sglang {
   }
 };
 
-/// SGLang's sizes under speculative decoding: 1..8, 10..32 by 2, 40..64 by 4, 72..256 by 8, 272..
-/// by 16, Max appended.
+/// SGLang's sizes under speculative decoding: 1..8, 10..32 by 2, 40..64 by 4, 72..256 by 8, and
+/// from 272 by 16, Max appended.
 template <std::int32_t Max>
 requires(Max >= 1) struct sglang_speculative {
   using category = category::ladder;
@@ -118,6 +118,7 @@ struct from_config {
 /// By which count a bucket is chosen.
 enum class lookup_kind : std::uint8_t { max, own, sum, own_and_sum };
 
+/// The name, for messages and tables.
 [[nodiscard]] constexpr const char* name_of(lookup_kind l) noexcept {
   switch (l) {
   case lookup_kind::max:

@@ -12,6 +12,7 @@ namespace dpgather::inline v0 {
 
 enum class layout_kind : std::uint8_t { slots, packed };
 
+/// The name, for messages and tables.
 [[nodiscard]] constexpr const char* name_of(layout_kind l) noexcept {
   return l == layout_kind::slots ? "slots" : "packed";
 }

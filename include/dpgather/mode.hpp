@@ -15,6 +15,7 @@ namespace dpgather::inline v0 {
 /// The mode of a plan, after every rule has spoken.
 enum class mode_kind : std::uint8_t { all_gather, all_reduce, exact };
 
+/// The name, for messages and tables.
 [[nodiscard]] constexpr const char* name_of(mode_kind m) noexcept {
   switch (m) {
   case mode_kind::all_gather:

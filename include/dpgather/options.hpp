@@ -17,12 +17,15 @@ enum class counts_kind : std::uint8_t { agreed, device, exchanged };
 enum class combine_kind : std::uint8_t { reduce_scatter, all_reduce_then_scatter };
 enum class comm_kind : std::uint8_t { host, nccl, peer };
 
+/// The name, for messages and tables.
 [[nodiscard]] constexpr const char* name_of(counts_kind c) noexcept {
   return c == counts_kind::agreed ? "agreed" : c == counts_kind::device ? "device" : "exchanged";
 }
+/// The name, for messages and tables.
 [[nodiscard]] constexpr const char* name_of(combine_kind c) noexcept {
   return c == combine_kind::reduce_scatter ? "reduce_scatter" : "all_reduce_then_scatter";
 }
+/// The name, for messages and tables.
 [[nodiscard]] constexpr const char* name_of(comm_kind c) noexcept {
   return c == comm_kind::host ? "host" : c == comm_kind::nccl ? "nccl" : "peer";
 }

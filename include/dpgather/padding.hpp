@@ -12,6 +12,7 @@ namespace dpgather::inline v0 {
 
 enum class padding_kind : std::uint8_t { none, max_len, sum_len };
 
+/// The name, for messages and tables.
 [[nodiscard]] constexpr const char* name_of(padding_kind p) noexcept {
   switch (p) {
   case padding_kind::none:

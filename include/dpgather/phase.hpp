@@ -17,6 +17,7 @@ enum class phase : std::uint8_t { idle, decode, extend, mixed, verify, draft_ext
   return p == phase::extend || p == phase::mixed;
 }
 
+/// The name, for messages and tables.
 [[nodiscard]] constexpr const char* name_of(phase p) noexcept {
   switch (p) {
   case phase::idle:
@@ -38,6 +39,7 @@ enum class phase : std::uint8_t { idle, decode, extend, mixed, verify, draft_ext
 /// Where a step runs: launched call by call, or replayed from a captured graph of fixed shapes.
 enum class situation : std::uint8_t { eager, in_graph };
 
+/// The name, for messages and tables.
 [[nodiscard]] constexpr const char* name_of(situation s) noexcept {
   return s == situation::eager ? "eager" : "in_graph";
 }

@@ -93,8 +93,8 @@ public:
   }
   /// Most padded rows of one rank, in either situation.
   [[nodiscard]] constexpr std::int64_t max_padded_rows() const noexcept {
-    return round_up(config_.max_rows_per_rank, std::max(row_multiple<situation::eager>(),
-                                                        row_multiple<situation::in_graph>()));
+    return std::max(round_up(config_.max_rows_per_rank, row_multiple<situation::eager>()),
+                    round_up(config_.max_rows_per_rank, row_multiple<situation::in_graph>()));
   }
   /// Rows of the largest global tensor that any plan may ask for: what a buffer that is never to
   /// grow must hold. Known before the first step and the first capture.

@@ -26,6 +26,7 @@ enum class reason : std::uint8_t {
   user_rule,      ///< for rules that an engine brings
 };
 
+/// The name, for messages and tables.
 [[nodiscard]] constexpr const char* name_of(reason r) noexcept {
   switch (r) {
   case reason::fixed:

@@ -327,7 +327,7 @@ private:
 call_record record_of(std::uint64_t call, std::int32_t rank = 0) {
   call_record out;
   out.call = call;
-  out.rows = rank;
+  out.dp_rank = rank;
   out.row_bytes = 64;
   return out;
 }
@@ -448,7 +448,7 @@ TEST_CASE("announce: brings all records in rank order, call after call") {
         const auto rows = [&](std::int32_t rank) {
           return static_cast<std::int32_t>(call) * 100 + rank;
         };
-        call_record mine = record_of(call);
+        call_record mine = record_of(call, comm.rank());
         mine.rows = rows(comm.rank());
         const bool wants = call % 3 != 0; // an empty span is legal
         // Meetings of other calls in between change the slot that is next.
@@ -690,6 +690,30 @@ TEST_CASE("failure: timeouts and lost peers of a subgroup are named by world ran
     }
     CHECK(ranks.clock().now_ns() == (leaves ? 10 : virtual_world::deadline));
   }
+}
+
+TEST_CASE("failure: a timeout names the rank that is late, not one that waits for it elsewhere") {
+  // Rank 3 stands still. Its peer waits for it in their group, ranks 0 and 1 for both in the world,
+  // and their deadline comes first.
+  watchdog dog;
+  virtual_world ranks{{2, 2}};
+  std::array<status, 4> got;
+  ranks.run(13, [&](host_communicator& comm, virtual_world::membership& member) {
+    const auto me = index(comm.rank());
+    if (me == 3) return member.wait_for_others();
+    if (me == 2) {
+      ranks.clock().sleep_until(5);
+      host_communicator group = comm.subgroup(subgroup_kind::attention_tp);
+      got[me] = group.barrier();
+    } else {
+      got[me] = comm.barrier();
+    }
+  });
+  for (std::size_t r = 0; r < 3; ++r) {
+    CHECK(got[r].code == errc::timeout);
+    CHECK(got[r].peer == 3);
+  }
+  CHECK(ranks.clock().now_ns() == virtual_world::deadline);
 }
 
 TEST_CASE("failure: in the middle of a call it is the call's own error, not one from before") {

@@ -1,8 +1,8 @@
 // A written ladder is ascending and positive.
 // clang-format off
 // positive-control: -DOK
-// expect: dpgather: ladder::list needs positive sizes in strictly ascending order, at most bucket_list::capacity of them
-// expect-count: 4 dpgather: ladder::list needs positive sizes in strictly ascending order, at most bucket_list::capacity of them
+// expect: dpgather: ladder::list needs positive sizes in strictly ascending order, at most bucket_list::max_stated of them
+// expect-count: 4 dpgather: ladder::list needs positive sizes in strictly ascending order, at most bucket_list::max_stated of them
 // clang-format on
 #include <dpgather/ladder.hpp>
 

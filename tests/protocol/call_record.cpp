@@ -61,8 +61,8 @@ constexpr difference differences[] = {
     {"owes a sum", subject::local, [](call_record& r) { r.owes_sum = true; }, "local is partial",
      "has replicated"},
     {"counts", subject::counts, [](call_record& r) { r.counts_digest = 3; }, "counts is 3",
-     "has 8738"},
-    {"digest", subject::config, [](call_record& r) { r.digest = 4; }, "config is 4", "has 4369"},
+     "has 2222"},
+    {"digest", subject::config, [](call_record& r) { r.digest = 4; }, "config is 4", "has 1111"},
     {"call", subject::call, [](call_record& r) { r.call = 813; }, "call is 813", "has 812"},
 };
 constexpr std::size_t difference_count = std::size(differences);
@@ -98,9 +98,29 @@ static_assert(compiler_sees_a_mismatch());
 TEST_CASE("judge: equal calls pass, whatever the ranks' own rows are") {
   for (const std::size_t ranks : {1U, 2U, 16U}) {
     std::vector<call_record> calls(ranks, usual());
-    for (std::size_t r = 0; r < ranks; ++r) calls[r].rows = static_cast<std::int32_t>(r * 10);
+    for (std::size_t r = 0; r < ranks; ++r) {
+      calls[r].dp_rank = static_cast<std::int32_t>(r);
+      calls[r].rows = static_cast<std::int32_t>(r * 10);
+    }
     CHECK(judge(calls).ok());
   }
+}
+
+TEST_CASE("judge: attention-TP peers speak for the same rows") {
+  std::vector<call_record> calls(6, usual());
+  for (std::size_t r = 0; r < 6; ++r) {
+    calls[r].dp_rank = static_cast<std::int32_t>(r / 2);
+    calls[r].rows = static_cast<std::int32_t>(r / 2 * 10);
+  }
+  CHECK(judge(calls).ok());
+  calls[5].rows = 7;
+  const status verdict = judge(calls);
+  CHECK(verdict.code == errc::plan_mismatch);
+  CHECK(verdict.about == subject::tokens);
+  CHECK(verdict.rank == 5);
+  CHECK(verdict.peer == 4);
+  CHECK(verdict.value == 7);
+  CHECK(verdict.limit == 20);
 }
 
 TEST_CASE("judge: each field is compared, and named on both sides") {

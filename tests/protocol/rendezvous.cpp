@@ -341,6 +341,29 @@ TEST_CASE("rendezvous: who has arrived may leave, the meeting counts for all oth
   }
 }
 
+TEST_CASE("rendezvous: who has arrived may leave while others are still to come") {
+  // From another thread, as a destructor or a shutdown would: it is not missing.
+  watchdog dog;
+  manual_wait_clock clock{4};
+  failure_cell failure;
+  rendezvous point{3, 0, clock, failure};
+  std::vector<status> got(3);
+  std::vector<std::thread> threads;
+  for (std::int32_t rank = 0; rank < 3; ++rank) {
+    threads.emplace_back([&, rank] {
+      if (rank == 1) clock.sleep_until(20);
+      got[static_cast<std::size_t>(rank)] = point.meet(rank, deadline, 1, "test");
+      clock.leave();
+    });
+  }
+  clock.sleep_until(10);
+  point.leave(2);
+  clock.leave();
+  for (std::thread& thread : threads) thread.join();
+  for (const status& mine : got) CHECK(mine.ok());
+  CHECK(clock.now_ns() == 20);
+}
+
 TEST_CASE("rendezvous: a failure from elsewhere ends all waiting, in every group of the world") {
   watchdog dog;
   manual_wait_clock clock{5};
@@ -348,10 +371,12 @@ TEST_CASE("rendezvous: a failure from elsewhere ends all waiting, in every group
   rendezvous world{4, 0, clock, failure};
   rendezvous group{2, 2, clock, failure};
   std::vector<status> got(5);
+  std::vector<std::int64_t> ended(5);
   std::vector<std::thread> threads;
   const auto start = [&](std::size_t index, auto body) {
     threads.emplace_back([&, index, body] {
       got[index] = body();
+      ended[index] = clock.now_ns();
       clock.leave();
     });
   };
@@ -371,6 +396,7 @@ TEST_CASE("rendezvous: a failure from elsewhere ends all waiting, in every group
     CHECK(got[i].code == errc::native_error);
     CHECK(got[i].native == 7);
     CHECK(got[i].rank == 3);
+    CHECK(ended[i] == 20); // told at once
   }
   CHECK(got[4].code == errc::poisoned);
   CHECK(got[4].cause == errc::native_error);

@@ -30,11 +30,16 @@ function(dpgather_add_doctest file)
   dpgather_register_test(${name} LABELS ${arg_LABELS})
 endfunction()
 
+set(DPGATHER_TEST_MATCHING "" CACHE STRING "Build only tests whose file (relative to tests) matches; empty: all")
+
 # Every .cpp, and every .cu where nvcc is in use, outside the folders with rules of their own.
 function(dpgather_add_mirrored_tests)
   file(GLOB_RECURSE files CONFIGURE_DEPENDS RELATIVE "${CMAKE_CURRENT_SOURCE_DIR}"
        "${CMAKE_CURRENT_SOURCE_DIR}/*.cpp" "${CMAKE_CURRENT_SOURCE_DIR}/*.cu")
   list(FILTER files EXCLUDE REGEX "^(support|compile_fail|headers|consume)/")
+  if(DPGATHER_TEST_MATCHING)
+    list(FILTER files INCLUDE REGEX "${DPGATHER_TEST_MATCHING}")
+  endif()
   foreach(file IN LISTS files)
     if(file MATCHES "^speed/")
       dpgather_add_doctest("${file}" LABELS host speed)

@@ -36,22 +36,15 @@ public:
     config.topology = shape;
     config.row_bytes = 8 * random_.between<std::size_t>(1, largest_row_bytes / 8);
     config.element = random_.pick({dg::element::u8, dg::element::bf16, dg::element::f64});
-    if (!policy.has_graphs) {
+    if (policy.has_graphs) {
+      draw_ladder(policy);
+    } else {
       config.max_rows_per_rank = random_.between(1, 40);
-      return;
     }
-    const std::int32_t unit = std::lcm(shape.tp_size, policy.graph.align);
-    width_ = random_.pick({1, 1, 2, 3});
-    const std::int32_t sizes = random_.between(1, std::max(1, 40 / (unit * width_)));
-    const std::int32_t pool = sizes * unit;
-    config.max_requests_per_rank = pool;
-    config.draft_width = random_.between(1, width_);
-    // Sometimes more rows than the largest bucket holds: such steps miss.
-    config.max_rows_per_rank = pool * width_ + (random_.chance(25) ? width_ : 0);
-    for (std::int32_t s = 1; s <= sizes; ++s) {
-      if (random_.chance(40) || (s == sizes && random_.chance(85))) config.ladder.append(s * unit);
-    }
-    if (config.ladder.empty()) config.ladder.append(pool);
+    // An engine's buffer that does not hold every step.
+    const std::int64_t most = std::int64_t{config.max_rows_per_rank} * shape.dp_size;
+    if (random_.chance(10)) config.max_global_rows = random_.between(most / 2 + 1, most + 4);
+    if (random_.chance(10)) config.waste_limit = random_.pick({1.0, 1.5, 2.0, 4.0});
   }
 
   gather_step next(bool flips_bits) {
@@ -74,6 +67,21 @@ public:
   dg::gather_config config;
 
 private:
+  void draw_ladder(const policy_options& policy) {
+    const std::int32_t unit = std::lcm(config.topology.tp_size, policy.graph.align);
+    width_ = random_.pick({1, 1, 2, 3});
+    const std::int32_t sizes = random_.between(1, std::max(1, 40 / (unit * width_)));
+    const std::int32_t pool = sizes * unit;
+    config.max_requests_per_rank = pool;
+    config.draft_width = random_.between(1, width_);
+    // Sometimes more rows than the largest bucket holds: such steps miss.
+    config.max_rows_per_rank = pool * width_ + (random_.chance(25) ? width_ : 0);
+    for (std::int32_t s = 1; s <= sizes; ++s) {
+      if (random_.chance(40) || (s == sizes && random_.chance(85))) config.ladder.append(s * unit);
+    }
+    if (config.ladder.empty()) config.ladder.append(pool);
+  }
+
   void draw_counts(gather_step& out) {
     step_counts& counts = out.counts;
     const auto ranks = static_cast<std::size_t>(config.topology.dp_size);

@@ -78,7 +78,9 @@ public:
 
   T load(memory_order order = memory_order_seq_cst) const noexcept {
     test_support::schedule_noise::here();
-    return value_.load(order);
+    const T value = value_.load(order);
+    test_support::schedule_noise::here();
+    return value;
   }
   void store(T value, memory_order order = memory_order_seq_cst) noexcept {
     test_support::schedule_noise::here();
@@ -91,7 +93,9 @@ public:
   }
   T fetch_add(T value, memory_order order = memory_order_seq_cst) noexcept {
     test_support::schedule_noise::here();
-    return value_.fetch_add(value, order);
+    const T before = value_.fetch_add(value, order);
+    test_support::schedule_noise::here();
+    return before;
   }
   T fetch_or(T value, memory_order order = memory_order_seq_cst) noexcept {
     test_support::schedule_noise::here();

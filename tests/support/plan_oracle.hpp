@@ -46,7 +46,7 @@ struct step_counts {
   std::vector<std::int32_t> tokens, logits, draft;
   std::int32_t width = 1; ///< tokens per request
   bool all_vote_graph = false;
-  bool any_prefill = false;
+  bool any_prefill = false; ///< the first rank that has tokens processes prompts
 
   [[nodiscard]] const std::vector<std::int32_t>& rows() const {
     return kind == dg::row_kind::logits ? logits : kind == dg::row_kind::draft ? draft : tokens;
@@ -103,10 +103,9 @@ public:
          const dg::bucket_list& sum_ladder, const step_counts& step)
       : policy_{policy}, config_{config}, sum_ladder_{sum_ladder}, step_{step}, n_{step.rows()},
         ranks_{static_cast<std::size_t>(config.topology.dp_size)} {
-    // Agreed: the width of the ranks that have tokens. Else all ranks must know it anyway.
-    const bool tokens =
-        std::any_of(step.tokens.begin(), step.tokens.end(), [](std::int32_t t) { return t > 0; });
-    width_ = tokens || policy.counts != dg::counts_kind::agreed ? step.width : 1;
+    // Prompts have no width: where nobody is outside prefill, rows are requests.
+    const bool only_prompts = step.any_prefill && ranks_ == 1 && step.tokens[0] > 0;
+    width_ = only_prompts && policy.counts == dg::counts_kind::agreed ? 1 : step.width;
     rows_per_request_ = step.kind == dg::row_kind::draft ? config.draft_width : width_;
   }
 
@@ -137,7 +136,6 @@ public:
     for (std::size_t r = 0; !out_.in_graph && r < ranks_; ++r)
       out_.padded[r] = aligned(n_[r], options);
     out_.mode = dg::mode_kind::exact;
-    out_.combine = options.combine;
     place(options, static_cast<std::int32_t>(capacity()));
     out_.global_rows = capacity() * static_cast<std::int64_t>(ranks_);
     return checked(options);
@@ -212,6 +210,10 @@ private:
       for (std::size_t r = 0; r < ranks_; ++r) out_.padded[r] = aligned(n_[r], options);
     }
     finish(options, options.mode, options.padding, shared * rows_per_request_);
+    const double rows = static_cast<double>(out_.global_rows);
+    if (config_.waste_limit > 0 && out_.total > 0 &&
+        rows > config_.waste_limit * static_cast<double>(out_.total))
+      refuse(dg::errc::no_bucket);
   }
 
   void eager() {
@@ -240,7 +242,7 @@ private:
     out_.mode = mode == cell_mode::all_gather   ? dg::mode_kind::all_gather
                 : mode == cell_mode::all_reduce ? dg::mode_kind::all_reduce
                                                 : dg::mode_kind::exact;
-    out_.combine = options.combine;
+    if (mode == cell_mode::all_reduce) out_.combine = options.combine;
     shape_options placed = options;
     if (options.mode == cell_mode::choose) placed.slots = mode == cell_mode::all_gather;
     if (padding == dg::padding_kind::max_len) {

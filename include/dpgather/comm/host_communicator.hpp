@@ -64,10 +64,11 @@ public:
                                 host_stream) noexcept {
     const in_call guard{mine()};
     if (!guard) return busy("announce");
+    if (status bad = group_->meeting.standing(); !bad) return bad;
     mine().call = call.call;
     auto& posted = group_->calls[(group_->meeting.epoch(rank_) + 1) % 2];
     posted[index(rank_)] = call;
-    if (status bad = meet("announce"); !bad) return bad;
+    if (status bad = enter("announce"); !bad) return bad;
     const status verdict = judge(posted);
     if (is_sticky(verdict.code)) return group_->meeting.fail(verdict);
     for (std::size_t r = 0; r < all.size(); ++r) all[r] = posted[r];
@@ -77,7 +78,7 @@ public:
   [[nodiscard]] status all_gather(const void* send, void* recv, std::size_t bytes,
                                   host_stream) noexcept {
     const auto place = [bytes](std::int32_t r) { return span_of{index(r) * bytes, bytes}; };
-    return pull_all(send, recv, place, true);
+    return pull_all("all_gather", send, recv, place, true);
   }
 
   [[nodiscard]] status all_gather_v(const void* send, void* recv, std::span<const piece> pieces,
@@ -86,23 +87,25 @@ public:
       const piece& p = pieces[index(r)];
       return span_of{static_cast<std::size_t>(p.offset), static_cast<std::size_t>(p.count)};
     };
-    return pull_all(send, recv, place, true);
+    return pull_all("all_gather_v", send, recv, place, true);
   }
 
   [[nodiscard]] status reduce_scatter(const void* send, void* recv, std::size_t count, element type,
                                       host_stream) noexcept {
-    return reduce_to(send, recv, index(rank_) * count, count, type);
+    return reduce_to("reduce_scatter", send, recv, index(rank_) * count, count, type);
   }
 
   [[nodiscard]] status reduce_scatter_v(const void* send, void* recv, std::span<const piece> pieces,
                                         element type, host_stream) noexcept {
     const piece& p = pieces[index(rank_)];
-    return reduce_to(send, recv, static_cast<std::size_t>(p.offset),
+    return reduce_to("reduce_scatter_v", send, recv, static_cast<std::size_t>(p.offset),
                      static_cast<std::size_t>(p.count), type);
   }
 
   [[nodiscard]] status all_reduce(const void* send, void* recv, std::size_t count, element type,
                                   host_stream stream) noexcept {
+    const in_call guard{mine()};
+    if (!guard) return busy("all_reduce");
     // Rank r sums slice r, then everybody fetches everybody's slice.
     const std::size_t bytes = size_of(type);
     const auto slice = [count, ranks = index(size())](std::int32_t r) {
@@ -112,8 +115,8 @@ public:
     };
     const piece own = slice(rank_);
     auto* out = static_cast<std::byte*>(recv) + static_cast<std::size_t>(own.offset) * bytes;
-    if (status bad = reduce_to(send, out, static_cast<std::size_t>(own.offset),
-                               static_cast<std::size_t>(own.count), type);
+    if (status bad = reduce_held("all_reduce", send, out, static_cast<std::size_t>(own.offset),
+                                 static_cast<std::size_t>(own.count), type);
         !bad)
       return bad;
     (void)stream;
@@ -122,18 +125,18 @@ public:
       return span_of{static_cast<std::size_t>(p.offset) * bytes,
                      static_cast<std::size_t>(p.count) * bytes};
     };
-    return pull_all(out, recv, place, true);
+    return pull_held("all_reduce", out, recv, place, true, true);
   }
 
   /// Bootstrap: the same without a stream, not counted as traffic.
   [[nodiscard]] status all_gather(const void* mine_bytes, void* all, std::size_t bytes) noexcept {
     const auto place = [bytes](std::int32_t r) { return span_of{index(r) * bytes, bytes}; };
-    return pull_all(mine_bytes, all, place, false);
+    return pull_all("exchange", mine_bytes, all, place, false);
   }
   [[nodiscard]] status barrier() noexcept {
     const in_call guard{mine()};
     if (!guard) return busy("barrier");
-    return meet("barrier");
+    return enter("barrier");
   }
 
 private:
@@ -179,13 +182,49 @@ private:
     return group_->meeting.meet(rank_, world_->timeout_ns_, mine().call, where);
   }
 
+  /// `poisoned` taken apart: what happened during a call is its own.
+  [[nodiscard]] static status own(status bad) noexcept {
+    bad.code = bad.cause;
+    bad.cause = errc::ok;
+    return bad;
+  }
+  /// A later meeting of a call: a failure is this call's own.
+  [[nodiscard]] status meet_again(const char* where) noexcept {
+    return group_->meeting.meet(rank_, world_->timeout_ns_, mine().call, where, true);
+  }
+  /// The first meeting of a call: all ranks must have entered the same one.
+  [[nodiscard]] status enter(const char* what) noexcept {
+    if (status bad = group_->meeting.standing(); !bad) return bad;
+    auto& entered = group_->entered[(group_->meeting.epoch(rank_) + 1) % 2];
+    entered[index(rank_)] = what;
+    if (status bad = meet(what); !bad) return bad;
+    for (std::int32_t r = 1; r < size(); ++r) {
+      if (std::strcmp(entered[index(r)], entered[0]) == 0) continue;
+      return group_->meeting.fail({.code = errc::plan_mismatch,
+                                   .about = subject::operation,
+                                   .rank = group_->meeting.world_rank(r),
+                                   .peer = group_->meeting.world_rank(0),
+                                   .value_name = entered[index(r)],
+                                   .limit_name = entered[0],
+                                   .where = "host_communicator"});
+    }
+    return {};
+  }
+
   /// Every rank's `send` goes to `place(rank)` of every `recv`.
   template <class Place>
-  [[nodiscard]] status pull_all(const void* send, void* recv, Place place, bool counted) noexcept {
+  [[nodiscard]] status pull_all(const char* what, const void* send, void* recv, Place place,
+                                bool counted) noexcept {
     const in_call guard{mine()};
-    if (!guard) return busy("all_gather");
+    if (!guard) return busy(what);
+    return pull_held(what, send, recv, place, counted, false);
+  }
+  template <class Place>
+  [[nodiscard]] status pull_held(const char* what, const void* send, void* recv, Place place,
+                                 bool counted, bool again) noexcept {
+    if (status bad = group_->meeting.standing(); !bad) return again ? own(bad) : bad;
     group_->sends[index(rank_)] = static_cast<const std::byte*>(send);
-    if (status bad = meet("all_gather"); !bad) return bad;
+    if (status bad = again ? meet_again(what) : enter(what); !bad) return bad;
     for (std::int32_t r = 0; r < size(); ++r) {
       const span_of to = place(r);
       std::byte* out = static_cast<std::byte*>(recv) + to.offset;
@@ -195,16 +234,21 @@ private:
       if (r != rank_ && counted) mine().bytes_received += to.bytes;
     }
     // Nobody may touch what the others still read.
-    return meet("all_gather");
+    return meet_again(what);
   }
 
   /// The sum of elements `first` to `first + count` of every rank's `send` goes to `recv`.
-  [[nodiscard]] status reduce_to(const void* send, void* recv, std::size_t first, std::size_t count,
-                                 element type) noexcept {
+  [[nodiscard]] status reduce_to(const char* what, const void* send, void* recv, std::size_t first,
+                                 std::size_t count, element type) noexcept {
     const in_call guard{mine()};
-    if (!guard) return busy("reduce_scatter");
+    if (!guard) return busy(what);
+    return reduce_held(what, send, recv, first, count, type);
+  }
+  [[nodiscard]] status reduce_held(const char* what, const void* send, void* recv,
+                                   std::size_t first, std::size_t count, element type) noexcept {
+    if (status bad = group_->meeting.standing(); !bad) return bad;
     group_->sends[index(rank_)] = static_cast<const std::byte*>(send);
-    if (status bad = meet("reduce_scatter"); !bad) return bad;
+    if (status bad = enter(what); !bad) return bad;
     if (count > 0) {
       with_sum_of(type, [&]<class Sum>(Sum) {
         sum_elements<Sum>(static_cast<std::byte*>(recv), group_->sends.data(), size(), first, count,
@@ -212,7 +256,7 @@ private:
       });
       mine().bytes_received += (index(size()) - 1) * count * size_of(type);
     }
-    return meet("reduce_scatter");
+    return meet_again(what);
   }
 
   host_world* world_;

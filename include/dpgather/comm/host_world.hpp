@@ -33,10 +33,11 @@ public:
   /// do not matter; its sizes must be valid.
   host_world(const topology& shape, wait_clock& clock, std::int64_t timeout_ns = default_timeout_ns)
       : shape_{shape}, timeout_ns_{timeout_ns},
-        ranks_(static_cast<std::size_t>(shape.world_size())) {
-    groups_.emplace_back(shape.world_size(), 0, clock, failure_);
+        ranks_(static_cast<std::size_t>(shape.world_size())),
+        waiting_(static_cast<std::size_t>(shape.world_size())) {
+    groups_.emplace_back(shape.world_size(), 0, clock, failure_, waiting_.data());
     for (std::int32_t d = 0; d < shape.dp_size; ++d) {
-      groups_.emplace_back(shape.tp_size, d * shape.tp_size, clock, failure_);
+      groups_.emplace_back(shape.tp_size, d * shape.tp_size, clock, failure_, waiting_.data());
     }
   }
   host_world(const host_world&) = delete;
@@ -60,14 +61,19 @@ private:
   /// it.
   struct group {
     group(std::int32_t size, std::int32_t first_world_rank, wait_clock& clock,
-          failure_cell& failure)
-        : meeting{size, first_world_rank, clock, failure}, sends(static_cast<std::size_t>(size)) {
+          failure_cell& failure, std::atomic<bool>* waiting)
+        : meeting{size, first_world_rank, clock, failure, waiting},
+          sends(static_cast<std::size_t>(size)) {
       for (auto& slot : calls) slot.resize(static_cast<std::size_t>(size));
+      for (auto& slot : entered) slot.resize(static_cast<std::size_t>(size));
     }
     rendezvous meeting;
     std::vector<const std::byte*> sends;
     // Two, alternating with the epoch: read without a second meeting (see `rendezvous`).
     std::vector<call_record> calls[2];
+    // Which function each rank has entered, in the same way: nothing else that is posted is looked
+    // at before these are equal.
+    std::vector<const char*> entered[2];
   };
 
   struct alignas(64) rank_state {
@@ -84,6 +90,7 @@ private:
   std::int64_t timeout_ns_;
   failure_cell failure_;
   std::vector<rank_state> ranks_;
+  std::vector<std::atomic<bool>> waiting_; // by world rank, see rendezvous
   std::deque<group> groups_; // the world, then one attention-TP group per dp rank; never moved
 };
 

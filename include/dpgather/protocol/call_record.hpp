@@ -16,6 +16,7 @@ namespace dpgather::inline v0 {
 
 enum class operation : std::uint8_t { gather, combine };
 
+/// The name, for messages and tables.
 [[nodiscard]] constexpr const char* name_of(operation o) noexcept {
   return o == operation::gather ? "gather" : "combine";
 }
@@ -31,8 +32,9 @@ struct call_record {
   std::uint64_t row_bytes = 0; ///< of the view handed in
   std::int64_t refused_value = 0;
   std::int64_t refused_limit = 0;
-  std::int32_t bucket = 0; ///< the bucket all ranks share, in requests; 0: none
-  std::int32_t rows = 0;   ///< this rank's real rows
+  std::int32_t bucket = 0;  ///< the bucket all ranks share, in requests; 0: none
+  std::int32_t rows = 0;    ///< this rank's real rows
+  std::int32_t dp_rank = 0; ///< whose rows: attention-TP peers speak for the same ones
   operation what = operation::gather;
   mode_kind mode = mode_kind::exact;
   layout_kind layout = layout_kind::packed;
@@ -40,7 +42,7 @@ struct call_record {
   bool owes_sum = false;                                     ///< the view handed in is partial
   errc refused = errc::ok;
   subject refused_about = subject::none;
-  std::uint8_t reserved = 0;
+  std::uint8_t reserved[5] = {};
 
   [[nodiscard]] static constexpr call_record of(operation what, const step_plan& plan,
                                                 std::uint64_t call, std::int32_t dp_rank) noexcept {
@@ -51,6 +53,7 @@ struct call_record {
     out.step = plan.step;
     out.bucket = plan.shared_bucket;
     out.rows = dp_rank < plan.dp_size ? plan.real[dp_rank] : 0;
+    out.dp_rank = dp_rank;
     out.what = what;
     out.mode = plan.mode;
     out.layout = plan.layout;
@@ -58,7 +61,7 @@ struct call_record {
   }
 };
 
-static_assert(sizeof(call_record) == 72 && std::is_trivially_copyable_v<call_record>);
+static_assert(sizeof(call_record) == 80 && std::is_trivially_copyable_v<call_record>);
 
 namespace detail {
 
@@ -89,12 +92,14 @@ namespace detail {
   if (mine.layout != theirs.layout)
     return differs(subject::layout, mine.layout, theirs.layout, name_of(mine.layout),
                    name_of(theirs.layout));
-  if (mine.element != theirs.element)
+  // A rank that refuses its views may have said anything about them.
+  const bool views_hold = mine.refused == errc::ok && theirs.refused == errc::ok;
+  if (views_hold && mine.element != theirs.element)
     return differs(subject::element, mine.element, theirs.element, name_of(mine.element),
                    name_of(theirs.element));
-  if (mine.row_bytes != theirs.row_bytes)
+  if (views_hold && mine.row_bytes != theirs.row_bytes)
     return differs(subject::row_bytes, mine.row_bytes, theirs.row_bytes);
-  if (mine.owes_sum != theirs.owes_sum)
+  if (views_hold && mine.owes_sum != theirs.owes_sum)
     return differs(subject::local, mine.owes_sum, theirs.owes_sum,
                    mine.owes_sum ? "partial" : "replicated",
                    theirs.owes_sum ? "partial" : "replicated");
@@ -109,7 +114,8 @@ namespace detail {
 
 /// The verdict on the calls of all ranks, in world-rank order; the same on every rank.
 ///
-/// `plan_mismatch` names the first rank that differs from rank 0, and both sides; it is sticky, for
+/// `plan_mismatch` names the first rank that differs from rank 0 (in rows: from its attention-TP
+/// peer), and both sides; it is sticky, for
 /// a rank that differs is not where the others are. `peer_refused` names the first rank that
 /// refused its input and why; nobody moves anything, and the next call may be right.
 [[nodiscard]] constexpr status judge(std::span<const call_record> calls) noexcept {
@@ -117,6 +123,18 @@ namespace detail {
     if (status bad = detail::compare_calls(calls[r], static_cast<std::int32_t>(r), calls[0], 0);
         !bad)
       return bad;
+  }
+  for (std::size_t r = 1; r < calls.size(); ++r) {
+    const call_record& peer = calls[r - 1];
+    if (calls[r].dp_rank != peer.dp_rank || calls[r].rows == peer.rows) continue;
+    return {.code = errc::plan_mismatch,
+            .about = subject::tokens,
+            .rank = static_cast<std::int32_t>(r),
+            .peer = static_cast<std::int32_t>(r - 1),
+            .value = calls[r].rows,
+            .limit = peer.rows,
+            .call = calls[r].call,
+            .where = name_of(calls[r].what)};
   }
   for (std::size_t r = 0; r < calls.size(); ++r) {
     if (calls[r].refused == errc::ok) continue;
