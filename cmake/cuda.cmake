@@ -1,31 +1,52 @@
-# CUDA is used when nvcc works and there is something to compile with it; the host part never needs
-# it. Sets DPGATHER_HAS_CUDA.
+# What of CUDA and NCCL our own tests and examples can use. The library target asks for neither.
+#
+#   DPGATHER_TOOLKIT_INCLUDES  folders with cuda_runtime_api.h and nccl.h, empty where either lacks:
+#                              enough for the parts that compile without nvcc
+#   DPGATHER_HAS_CUDA          nvcc works and is enabled
+#   DPGATHER_HAS_NCCL          and there is an NCCL to link, as NCCL::NCCL
+set(DPGATHER_TOOLKIT_INCLUDES "")
 set(DPGATHER_HAS_CUDA OFF)
-if(NOT DPGATHER_ENABLE_CUDA OR NOT (DPGATHER_BUILD_TESTS OR DPGATHER_BUILD_EXAMPLES))
+set(DPGATHER_HAS_NCCL OFF)
+if(NOT DPGATHER_BUILD_TESTS AND NOT DPGATHER_BUILD_EXAMPLES)
   return()
 endif()
+list(APPEND CMAKE_MODULE_PATH "${CMAKE_CURRENT_LIST_DIR}")
 
-# Detecting nvcc costs seconds, so it waits until there is a file for it.
-file(GLOB_RECURSE _device_files CONFIGURE_DEPENDS
-     "${PROJECT_SOURCE_DIR}/include/dpgather/*.cuh" "${PROJECT_SOURCE_DIR}/tests/*.cu"
-     "${PROJECT_SOURCE_DIR}/examples/*.cu")
-list(FILTER _device_files EXCLUDE REGEX "/tests/support/")
-if(NOT _device_files)
-  message(STATUS "dpgather: CUDA is not used, there is no .cuh or .cu file")
+find_program(DPGATHER_NVCC nvcc HINTS $ENV{CUDA_HOME} /usr/local/cuda PATH_SUFFIXES bin)
+if(DPGATHER_NVCC)
+  get_filename_component(_toolkit "${DPGATHER_NVCC}" REALPATH)
+  get_filename_component(_toolkit "${_toolkit}" DIRECTORY)
+  get_filename_component(_toolkit "${_toolkit}" DIRECTORY)
+endif()
+find_path(DPGATHER_CUDA_INCLUDE cuda_runtime_api.h HINTS "${_toolkit}" $ENV{CUDA_HOME} /usr/local/cuda
+          PATH_SUFFIXES include targets/x86_64-linux/include)
+find_package(NCCL QUIET)
+if(DPGATHER_CUDA_INCLUDE AND NCCL_INCLUDE_DIR)
+  set(DPGATHER_TOOLKIT_INCLUDES "${DPGATHER_CUDA_INCLUDE}" "${NCCL_INCLUDE_DIR}")
+  list(REMOVE_DUPLICATES DPGATHER_TOOLKIT_INCLUDES)
+else()
+  message(STATUS "dpgather: tests of the NCCL host path are left out, no CUDA or NCCL headers")
+endif()
+unset(_toolkit)
+
+if(NOT DPGATHER_ENABLE_CUDA)
   return()
 endif()
-unset(_device_files)
-
 include(CheckLanguage)
 check_language(CUDA)
 if(NOT CMAKE_CUDA_COMPILER)
   message(STATUS "dpgather: no working nvcc, device headers and tests are left out")
   return()
 endif()
-
 # Unset architectures would mean sm_75. Presets name their own; this is for a plain configure.
 if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
   set(CMAKE_CUDA_ARCHITECTURES "80;90;100" CACHE STRING "GPU architectures of our own binaries")
 endif()
 enable_language(CUDA)
+find_package(CUDAToolkit REQUIRED)
 set(DPGATHER_HAS_CUDA ON)
+if(TARGET NCCL::NCCL)
+  set(DPGATHER_HAS_NCCL ON)
+else()
+  message(STATUS "dpgather: no NCCL library, its examples and tests are left out")
+endif()

@@ -18,6 +18,6 @@ write_basic_package_version_file(dpgather-config-version.cmake COMPATIBILITY Sam
                                  ARCH_INDEPENDENT)
 install(FILES "${CMAKE_CURRENT_BINARY_DIR}/dpgather-config.cmake"
               "${CMAKE_CURRENT_BINARY_DIR}/dpgather-config-version.cmake"
-              cmake/cuda_cxx20.cmake
+              cmake/cuda_cxx20.cmake cmake/FindNCCL.cmake
         DESTINATION "${_package_dir}")
 unset(_package_dir)

@@ -4,6 +4,7 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <limits>
 #include <type_traits>
@@ -35,12 +36,13 @@ TEST_CASE("offsets are the prefix sum, the total its end; rows are left as they 
           for (std::int32_t r = 0; r < ranks; ++r) {
             set.set(r, random.chance(30) ? 0 : random.between<std::int32_t>(0, 1 << 20));
           }
-          const auto rows = set.rows;
+          const dg::count_set before = set;
           set.sum_up(ranks);
-          REQUIRE(set.rows == rows);
+          REQUIRE(std::ranges::equal(set.rows, before.rows));
+          REQUIRE(std::ranges::equal(set.padded, before.padded));
           for (std::int32_t r = 0; r < ranks; ++r) {
             if (set.offset[static_cast<std::size_t>(r)] != sum) FAIL("offset of rank ", r);
-            sum += rows[static_cast<std::size_t>(r)];
+            sum += before.rows[r];
           }
           REQUIRE(set.offset[static_cast<std::size_t>(ranks)] == sum);
           REQUIRE(set.total == sum);

@@ -124,5 +124,5 @@ TEST_CASE("offsets are 64 bits wide") {
   CHECK(places.real_in(255, places.share(255, 7)) == 12'499'999);
   plan.layout = dg::layout_kind::packed;
   plan.mode = dg::mode_kind::exact;
-  CHECK(places.offset(255) == 25'499'999'745);
+  CHECK(dg::placement{plan, counts}.offset(255) == 25'499'999'745);
 }

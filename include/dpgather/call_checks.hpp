@@ -73,11 +73,13 @@ public:
                     static_cast<std::int64_t>(global.element()), 0);
     if (overlap(global.first(plan_.global_rows), local))
       return refuse(errc::aliasing, subject::local, local.rows(), 0);
-    const std::size_t needed =
-        std::same_as<State, partial> ? staged_rows(local) * local.row_bytes() : 0;
-    if (workspace_bytes < needed)
-      return refuse(errc::capacity_exceeded, subject::workspace, static_cast<std::int64_t>(needed),
-                    static_cast<std::int64_t>(workspace_bytes));
+    if constexpr (std::same_as<State, partial>) { // a scatter stages nothing
+      const std::size_t needed = staged_rows(local) * local.row_bytes();
+      if (workspace_bytes < needed)
+        return refuse(errc::capacity_exceeded, subject::workspace,
+                      static_cast<std::int64_t>(needed),
+                      static_cast<std::int64_t>(workspace_bytes));
+    }
     return {};
   }
 
@@ -115,11 +117,11 @@ private:
   /// What the engine wrote is in range, and is what this rank announced.
   [[nodiscard]] status written_counts() const noexcept {
     for (std::int32_t d = 0; d < plan_.dp_size; ++d) {
-      const std::int32_t rows = counts_.rows[static_cast<std::size_t>(d)];
+      const std::int32_t rows = counts_.rows[d];
       if (rows < 0 || rows > config_.max_rows_per_rank)
         return refuse(errc::count_out_of_range, subject::counts, rows, config_.max_rows_per_rank);
     }
-    const std::int32_t mine = counts_.rows[static_cast<std::size_t>(config_.topology.dp_rank)];
+    const std::int32_t mine = counts_.rows[config_.topology.dp_rank];
     if (mine != real_rows_here())
       return refuse(errc::count_changed, subject::counts, mine, real_rows_here());
     return {};

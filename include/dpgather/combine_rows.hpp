@@ -6,24 +6,29 @@
 #include <dpgather/channel.hpp>
 #include <dpgather/comm/communicator.hpp>
 #include <dpgather/config.hpp>
-#include <dpgather/device/row_jobs.hpp>
+#include <dpgather/device/executor.hpp>
+#include <dpgather/device/rows.hpp>
+#include <dpgather/fill.hpp>
 #include <dpgather/options.hpp>
 #include <dpgather/placement.hpp>
 #include <dpgather/status.hpp>
 #include <dpgather/step_plan.hpp>
+#include <dpgather/tail.hpp>
 #include <dpgather/tensor.hpp>
 
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 
 namespace dpgather::inline v0::detail {
 
-/// One combine of one rank: this rank's real rows of the sum go to `local`; its tail is the
-/// caller's.
-template <communicator Communicator>
+/// One combine of one rank: this rank's real rows of the sum go to `local`, whose other rows become
+/// what the tail policy says.
+template <class Options, communicator Communicator>
 class combine_call {
 public:
   using stream_type = typename Communicator::stream_type;
+  using run_on = executor<stream_type>;
 
   combine_call(channel<Communicator>& lane, const const_token_rows<partial>& global,
                const token_rows<replicated>& local, const step_plan& plan,
@@ -45,8 +50,7 @@ public:
       if (status bad = lane_.attention_tp.all_gather(place, out.data(), share_bytes, stream_); !bad)
         return bad;
     }
-    if (!direct) take(out, 0);
-    return {};
+    return direct ? fill_tail() : take(out, false);
   }
 
   /// Every rank sums everything and keeps its own rows.
@@ -57,8 +61,7 @@ public:
             lane_.comm.all_reduce(global_.data(), sums.data(), count, sums.element(), stream_);
         !bad)
       return bad;
-    take(sums, places_.offset(own_));
-    return {};
+    return take(sums, true);
   }
 
   /// Real rows only: each world rank receives the sum of its share, then the peers exchange shares.
@@ -76,17 +79,33 @@ public:
           !bad)
         return bad;
     }
-    if (!direct) take(out, 0);
-    return {};
+    return direct ? fill_tail() : take(out, false);
   }
 
 private:
   [[nodiscard]] std::size_t elements() const noexcept {
     return global_.row_bytes() / size_of(global_.element());
   }
-  /// This rank's real rows from row `first` of `sums`.
-  void take(const token_rows<replicated>& sums, std::int64_t first) noexcept {
-    copy_rows<row_op::identity>(sums, first, local_, 0, places_.rows(own_), stream_);
+  /// This rank's real rows out of `sums`, and the tail behind them.
+  [[nodiscard]] status take(const token_rows<replicated>& sums, bool from_global) noexcept {
+    return run_on::run(take_rows{.sums = {sums.data(), sums.row_bytes(), sums.row_stride()},
+                                 .local = detail::row_places<std::byte>::of(local_),
+                                 .places = lane_.live_places(plan_),
+                                 .fill = Options::tail::fill(local_.element()),
+                                 .dp_rank = own_,
+                                 .from_global = from_global,
+                                 .local_rows = local_.rows()},
+                       Options::launch::blocks, stream_);
+  }
+  /// The sums are in place already.
+  [[nodiscard]] status fill_tail() noexcept {
+    if constexpr (std::same_as<typename Options::tail, tail::leave>) {
+      return {};
+    } else {
+      // Outside a graph the host knows when there is none.
+      if (plan_.counts_known && !plan_.in_graph() && local_.rows() == places_.rows(own_)) return {};
+      return take(token_rows<replicated>{}, false);
+    }
   }
 
   channel<Communicator>& lane_;

@@ -11,7 +11,8 @@
 #include <dpgather/comm/communicator.hpp>
 #include <dpgather/config.hpp>
 #include <dpgather/count_set.hpp>
-#include <dpgather/device/row_jobs.hpp>
+#include <dpgather/device/executor.hpp>
+#include <dpgather/device/rows.hpp>
 #include <dpgather/gather_config.hpp>
 #include <dpgather/gather_rows.hpp>
 #include <dpgather/hash.hpp>
@@ -38,7 +39,10 @@ namespace dpgather::inline v0 {
 /// - *Collective*: `gather` and `combine` are entered by all `W * A` ranks in the same order with
 ///   plans of the same shape; zero rows are rows like any other.
 /// - *Stream*: work is ordered on the stream given; there is no default stream.
-/// - *Capture*: as the communicator's collectives; nothing is allocated after construction.
+/// - *Capture*: calls may be captured, but for those whose communicator takes row counts from the
+///   host (`not_capturable`). Shapes are the plan's and frozen; counts are read at replay from
+///   `live_counts()`, which `refresh_counts` renews before each replay. Nothing is allocated after
+///   construction.
 /// - *Ownership*: borrows communicator, workspace and all views. Address-stable: neither copied nor
 ///   moved, since `counts()` is read by kernels.
 /// - *Inputs* are never written, and their rows beyond the real ones are never read (but by
@@ -61,7 +65,8 @@ public:
   using policy_type = Policy;
   using communicator_type = Communicator;
   using stream_type = typename Communicator::stream_type;
-  static constexpr std::size_t workspace_alignment = 16;
+  static constexpr std::size_t workspace_alignment =
+      executor<typename Communicator::stream_type>::has_own_memory ? 256 : 16;
 
   /// `workspace`: at least `workspace_bytes(config)` bytes that this channel alone uses, in memory
   /// of the communicator's kind, aligned to `workspace_alignment`; may be empty where that is 0.
@@ -75,12 +80,12 @@ public:
     }
     rules_ = *made;
     const auto refuse = [&](errc code, subject about, std::int64_t value, std::int64_t limit) {
-      broken_ = {.code = code,
-                 .about = about,
-                 .rank = comm.rank(),
-                 .value = value,
-                 .limit = limit,
-                 .where = "DpGather"};
+      broken_ = status{.code = code,
+                       .about = about,
+                       .rank = comm.rank(),
+                       .value = value,
+                       .limit = limit,
+                       .where = "DpGather"};
     };
     const auto needed = static_cast<std::int64_t>(workspace_bytes(rules_));
     const auto have = static_cast<std::int64_t>(workspace.size());
@@ -98,6 +103,8 @@ public:
              workspace_alignment);
     } else if (have < needed) {
       refuse(errc::capacity_exceeded, subject::workspace, needed, have);
+    } else {
+      broken_ = in_memory(workspace.data(), subject::workspace, "DpGather");
     }
   }
   DpGather(const DpGather&) = delete;
@@ -119,6 +126,13 @@ public:
   [[nodiscard]] const planner<Policy>& rules() const noexcept { return rules_; }
   /// Real rows, offsets and total of the last call, at a fixed address.
   [[nodiscard]] const count_set& counts() const noexcept { return lane_.counts; }
+  /// The same where kernels read them, at a fixed address too: device memory, at the front of the
+  /// workspace, or `counts()` itself where there is no device.
+  [[nodiscard]] const count_set* live_counts() const noexcept { return lane_.live; }
+  /// Where the plan's rows lie, for kernels and jobs of the engine's own (see `row_masks`).
+  [[nodiscard]] placement live_places(const step_plan& plan) const noexcept {
+    return lane_.live_places(plan);
+  }
   /// Where the engine writes the rows of all ranks under `counts::device`.
   [[nodiscard]] count_set& counts() noexcept
       requires(Policy::counts_type::kind == counts_kind::device) {
@@ -186,6 +200,41 @@ public:
     return make_plan(rules_, own, kind);
   }
 
+  /// Brings the plan's counts to where captured kernels read them: once before each replay. One
+  /// small launch, nothing when they are there already. Calls outside graphs do it themselves.
+  /// Under `checks::checked` collective: all ranks compare their plans, which a replay cannot.
+  /// Stream: ordered, so it may follow replays that are still under way. Capture: `not_capturable`,
+  /// it would freeze the counts. Errors: `busy`, `plan_mismatch`, and the communicator's.
+  [[nodiscard]] status refresh_counts(const step_plan& plan, stream_type stream) noexcept {
+    const detail::call_checks checks{config(), lane_.counts, plan, name_of(operation::replay)};
+    const in_use guard{lane_.busy};
+    if (!guard) return checks.refuse(errc::busy, subject::call, 1, 0);
+    if (!broken_.ok()) return broken_;
+    if (!diverged_.ok()) return poisoned();
+    const result<bool> capturing = channel<Communicator>::run_on::is_capturing(stream);
+    if (!capturing) return capturing.status();
+    if (*capturing) return checks.refuse(errc::not_capturable, subject::counts, 1, 0);
+    if (plan.dp_size != config().topology.dp_size || plan.tp_size != config().topology.tp_size)
+      return checks.refuse(errc::bad_group, subject::world,
+                           std::int64_t{plan.dp_size} * plan.tp_size,
+                           config().topology.world_size());
+    if constexpr (Policy::checks_type::compare_plans) {
+      ++lane_.call_index;
+      const const_token_rows<replicated> none{nullptr, 0, plan.element, plan.row_bytes};
+      if (status bad = lane_.comm.announce(announcement(operation::replay, none, plan, {}),
+                                           lane_.calls, stream);
+          !bad) {
+        if (bad.code == errc::busy) --lane_.call_index; // nothing was announced
+        return bad;
+      }
+    }
+    if (!plan.counts_known) return {};
+    lane_.set_counts(plan);
+    if (status bad = lane_.refresh(stream); !bad) return bad;
+    last_plan_ = plan.digest;
+    return {};
+  }
+
   // --- calls ----------------------------------------------------------------------------------
 
   /// Every rank's real rows, on every rank.
@@ -196,7 +245,8 @@ public:
   /// Answers the view of `plan.global_rows` rows. Any element and row size; partial rows need an
   /// element that has a sum.
   /// Errors: `count_changed`, `capacity_exceeded`, `null_pointer`, `misaligned`, `shape_mismatch`,
-  /// `aliasing`, `unsupported_type`, `plan_mismatch`, `peer_refused`, and the communicator's.
+  /// `aliasing`, `unsupported_type`, `wrong_memory`, `not_capturable`, `plan_mismatch`,
+  /// `peer_refused`, and the communicator's.
   template <row_state State, class Byte>
   [[nodiscard]] result<token_rows<replicated>>
   gather(const token_rows<State, Byte>& local, const token_rows<replicated>& global,
@@ -210,7 +260,9 @@ public:
           const bool whole = plan.in_graph() ? detail::sends_as_it_is<inside>(from, plan)
                                              : detail::sends_as_it_is<outside>(from, plan);
           const std::int64_t real = plan.real[config().topology.dp_rank];
-          return checks.gather(from, global, whole ? plan.stride : real);
+          if (status bad = checks.gather(from, global, whole ? plan.stride : real); !bad)
+            return bad;
+          return in_memory(from, global, "gather");
         },
         [&]<situation Situation>() noexcept {
           return gather_in<Situation>(from, global, plan, stream);
@@ -235,12 +287,11 @@ public:
     return call(
         operation::combine, from, plan, stream,
         [&](const detail::call_checks& checks) noexcept {
-          return checks.back(from, local, lane_.workspace.size());
+          if (status bad = checks.back(from, local, lane_.workspace.size()); !bad) return bad;
+          return in_memory(local, from, "combine");
         },
         [&]<situation Situation>() noexcept {
-          const status done = combine_in<Situation>(from, local, plan, stream);
-          if (done.ok()) fill_tail<Situation>(local, plan, stream);
-          return done;
+          return combine_in<Situation>(from, local, plan, stream);
         });
   }
 
@@ -259,21 +310,21 @@ public:
     if (!guard) return checks.refuse(errc::busy, subject::call, 1, 0);
     if (!broken_.ok()) return broken_;
     if (status bad = checks.back(from, local, 0); !bad) return bad;
+    if (status bad = in_memory(local, from, "scatter"); !bad) return bad;
     const std::int32_t own = config().topology.dp_rank;
     if (plan.counts_known) {
-      set_counts(plan);
-    } else if (lane_.counts.rows[static_cast<std::size_t>(own)] != plan.real[own]) {
-      return checks.refuse(errc::count_changed, subject::counts,
-                           lane_.counts.rows[static_cast<std::size_t>(own)], plan.real[own]);
+      lane_.set_counts(plan);
+    } else if (lane_.counts.rows[own] != plan.real[own]) {
+      return checks.refuse(errc::count_changed, subject::counts, lane_.counts.rows[own],
+                           plan.real[own]);
     }
-    copy_rows<row_op::identity>(from, placement{plan, lane_.counts}.offset(own), local, 0,
-                                plan.real[own], stream);
-    if (plan.in_graph()) {
-      fill_tail<situation::in_graph>(local, plan, stream);
-    } else {
-      fill_tail<situation::eager>(local, plan, stream);
+    const result<bool> capturing = channel<Communicator>::run_on::is_capturing(stream);
+    if (!capturing) return capturing.status();
+    if (!*capturing) {
+      if (status bad = lane_.refresh(stream); !bad) return bad;
     }
-    return {};
+    return plan.in_graph() ? scatter_in<situation::in_graph>(from, local, plan, stream)
+                           : scatter_in<situation::eager>(from, local, plan, stream);
   }
 
 private:
@@ -294,16 +345,17 @@ private:
     bool entered_;
   };
 
-  /// The most that any call of this policy stages: a whole summed global tensor where an all-reduce
-  /// may not write its input, else one rank's padded rows.
+  /// Counts where kernels read them, and the most that any call of this policy stages: a whole
+  /// summed global tensor where an all-reduce may not write its input, else one rank's padded rows.
   [[nodiscard]] static std::size_t workspace_bytes(const planner<Policy>& rules) noexcept {
     constexpr bool sums_everything =
         detail::may_sum_everything<Policy, situation::eager>() ||
         (has_graphs<Policy> && detail::may_sum_everything<Policy, situation::in_graph>());
-    if (sums_everything) return rules.max_global_bytes();
-    return static_cast<std::size_t>(
+    if (sums_everything) return channel<Communicator>::live_bytes + rules.max_global_bytes();
+    return channel<Communicator>::live_bytes +
+           static_cast<std::size_t>(
                round_up(rules.max_padded_rows(), rules.config().topology.tp_size)) *
-           rules.config().row_bytes;
+               rules.config().row_bytes;
   }
 
   /// What every collective call does around its body: one user at a time, checks, one announcement,
@@ -317,19 +369,30 @@ private:
     if (!guard) return checks.refuse(errc::busy, subject::call, 1, 0);
     if (!broken_.ok()) return broken_;
     if (!diverged_.ok()) return poisoned();
-    const status refused = check(checks);
+    const result<bool> capturing = channel<Communicator>::run_on::is_capturing(stream);
+    if (!capturing) return capturing.status();
+    status refused = check(checks);
+    if (refused.ok() && *capturing && Communicator::freezes_counts && sends_counts(what, plan))
+      refused = checks.refuse(errc::not_capturable, subject::mode,
+                              static_cast<std::int64_t>(plan.mode), 0);
     ++lane_.call_index;
     if constexpr (Communicator::compares_plans || Policy::checks_type::compare_plans) {
-      const status verdict =
-          lane_.comm.announce(announcement(what, from, plan, refused), lane_.calls, stream);
-      if (verdict.code == errc::busy) --lane_.call_index; // nothing was announced
-      if (!verdict.ok() && (refused.ok() || is_sticky(verdict.code))) return verdict;
+      // A capture moves nothing and cannot wait; its replays are compared by `refresh_counts`.
+      if (!*capturing) {
+        const status verdict =
+            lane_.comm.announce(announcement(what, from, plan, refused), lane_.calls, stream);
+        if (verdict.code == errc::busy) --lane_.call_index; // nothing was announced
+        if (!verdict.ok() && (refused.ok() || is_sticky(verdict.code))) return verdict;
+      }
     }
     if (!refused.ok()) return refused;
     if (plan.counts_known) {
-      set_counts(plan);
+      lane_.set_counts(plan);
     } else {
       learn_counts(plan);
+    }
+    if (!*capturing) {
+      if (status bad = lane_.refresh(stream); !bad) return bad;
     }
     status done = plan.in_graph() ? body.template operator()<situation::in_graph>()
                                   : body.template operator()<situation::eager>();
@@ -360,7 +423,7 @@ private:
     if (Policy::counts_type::kind == counts_kind::device) {
       digest_builder written;
       for (std::int32_t d = 0; d < config().topology.dp_size; ++d)
-        written.add_signed(lane_.counts.rows[static_cast<std::size_t>(d)]);
+        written.add_signed(lane_.counts.rows[d]);
       out.counts_digest = written.value();
     }
     out.refused = refused.code;
@@ -370,16 +433,37 @@ private:
     return out;
   }
 
-  void set_counts(const step_plan& plan) noexcept {
-    for (std::int32_t d = 0; d < plan.dp_size; ++d) lane_.counts.set(d, plan.real[d]);
-    lane_.counts.sum_up(plan.dp_size);
+  /// Whether the collectives of a call take row counts, not shapes: a capture would freeze them.
+  [[nodiscard]] static constexpr bool sends_counts(operation what, const step_plan& plan) noexcept {
+    return plan.mode == mode_kind::exact ||
+           (what == operation::combine && plan.mode == mode_kind::all_reduce &&
+            plan.combine == combine_kind::reduce_scatter);
   }
+
+  /// `wrong_memory`, naming the buffer, unless kernels here may use what has rows.
+  [[nodiscard]] status in_memory(const void* data, subject about, const char* where) noexcept {
+    status bad = channel<Communicator>::run_on::check_memory(data);
+    if (bad.ok()) return bad;
+    bad.about = about;
+    bad.rank = config().topology.world_rank();
+    bad.where = where;
+    return bad;
+  }
+  template <row_state A, class AByte, row_state B, class BByte>
+  [[nodiscard]] status in_memory(const token_rows<A, AByte>& local,
+                                 const token_rows<B, BByte>& global, const char* where) noexcept {
+    if (status bad = in_memory(local.rows() > 0 ? local.data() : nullptr, subject::local, where);
+        !bad)
+      return bad;
+    return in_memory(global.rows() > 0 ? global.data() : nullptr, subject::global, where);
+  }
+
   /// Counts that the host did not know when it planned: brought by the announcement. Those that the
   /// engine wrote are in place already, and were compared by digest.
   void learn_counts(const step_plan& plan) noexcept {
     if (Policy::counts_type::kind == counts_kind::exchanged) {
       for (std::int32_t d = 0; d < plan.dp_size; ++d)
-        lane_.counts.set(d, lane_.calls[static_cast<std::size_t>(d * plan.tp_size)].rows);
+        lane_.set(d, lane_.calls[static_cast<std::size_t>(d * plan.tp_size)].rows, plan.padded[d]);
     }
     lane_.counts.sum_up(plan.dp_size);
   }
@@ -404,7 +488,8 @@ private:
   [[nodiscard]] status combine_in(const const_token_rows<partial>& global,
                                   const token_rows<replicated>& local, const step_plan& plan,
                                   stream_type stream) noexcept {
-    detail::combine_call<Communicator> of{lane_, global, local, plan, stream};
+    detail::combine_call<resolved<Policy, Situation>, Communicator> of{lane_, global, local, plan,
+                                                                       stream};
     if constexpr (detail::may_choose<Policy, Situation>(mode_kind::all_gather))
       if (plan.mode == mode_kind::all_gather) return of.all_gather();
     if constexpr (detail::may_choose<Policy, Situation>(mode_kind::all_reduce)) {
@@ -430,11 +515,19 @@ private:
   }
 
   template <situation Situation>
-  void fill_tail(const token_rows<replicated>& local, const step_plan& plan,
-                 stream_type stream) noexcept {
-    const std::int64_t rows = plan.real[config().topology.dp_rank];
-    fill_rows(local, row_range{rows, local.rows() - rows},
-              resolved<Policy, Situation>::tail::fill(local.element()), stream);
+  [[nodiscard]] status scatter_in(const const_token_rows<replicated>& global,
+                                  const token_rows<replicated>& local, const step_plan& plan,
+                                  stream_type stream) noexcept {
+    using options = resolved<Policy, Situation>;
+    return channel<Communicator>::run_on::run(
+        take_rows{.sums = detail::row_places<const std::byte>::of(global),
+                  .local = detail::row_places<std::byte>::of(local),
+                  .places = lane_.live_places(plan),
+                  .fill = options::tail::fill(local.element()),
+                  .dp_rank = config().topology.dp_rank,
+                  .from_global = true,
+                  .local_rows = local.rows()},
+        options::launch::blocks, stream);
   }
 
   channel<Communicator> lane_;

@@ -14,9 +14,8 @@
 #include <dpgather/bootstrap.hpp>
 #include <dpgather/comm/host_communicator.hpp>
 #include <dpgather/comm/run_ranks.hpp>
-#include <dpgather/device/compact.hpp>
-#include <dpgather/device/pad.hpp>
-#include <dpgather/device/trim.hpp>
+#include <dpgather/device/masks.hpp>
+#include <dpgather/device/tensor_lists.hpp>
 #include <dpgather/dp_gather.hpp>
 #include <dpgather/plan.hpp>
 #include <dpgather/policies.hpp>

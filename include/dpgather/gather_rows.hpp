@@ -7,7 +7,7 @@
 #include <dpgather/comm/communicator.hpp>
 #include <dpgather/config.hpp>
 #include <dpgather/device/reduce.hpp>
-#include <dpgather/device/row_jobs.hpp>
+#include <dpgather/device/rows.hpp>
 #include <dpgather/fill.hpp>
 #include <dpgather/placement.hpp>
 #include <dpgather/status.hpp>
@@ -34,11 +34,13 @@ template <class Options, row_state State>
 
 /// One gather of one rank. `Options` is what the policy says for the situation; `owes_sum`: the
 /// input still owes a sum over several attention-TP peers. Inputs are only read, but for the one
-/// that already lies at its place in the output.
+/// that already lies at its place in the output. Collectives take their sizes from the host: shapes
+/// in a graph, counts only outside; everything else reads the counts when it runs.
 template <class Options, communicator Communicator, row_state State>
 class gather_call {
 public:
   using stream_type = typename Communicator::stream_type;
+  using run_on = executor<stream_type>;
 
   gather_call(channel<Communicator>& lane, const const_token_rows<State>& local,
               const token_rows<replicated>& global, const step_plan& plan,
@@ -53,90 +55,122 @@ public:
     std::byte* const place = global_.row(start_ + share_.first);
     if (owes_sum()) {
       // Tails are added too: they must be numbers, whatever the input's tail holds.
-      place_rows({0, places_.rows(own_)});
-      fill_rows(global_, row_range{start_ + places_.rows(own_), plan_.stride - places_.rows(own_)},
-                zero_fill(), stream_);
+      if (status bad = place_in(row_window::slot, plan_.stride, zero_fill()); !bad) return bad;
       if (status bad = lane_.attention_tp.reduce_scatter(global_.row(start_), place,
                                                          share_bytes / size_of(global_.element()),
                                                          global_.element(), stream_);
           !bad)
         return bad;
-      fill_own_tail();
+      if constexpr (!zeros_do) {
+        if (status bad = fill_own_tail(); !bad) return bad;
+      }
     } else if (sends_as_it_is<Options>(local_, plan_)) {
       return lane_.comm.all_gather(local_.row(share_.first), global_.data(), share_bytes, stream_);
     } else {
-      place_rows({share_.first, places_.real_in(own_, share_)});
-      fill_own_tail();
+      if (status bad = place_in(row_window::share, share_.count, tail_fill()); !bad) return bad;
     }
     return lane_.comm.all_gather(place, global_.data(), share_bytes, stream_);
   }
 
   /// A zeroed buffer in which every row has one writer (partial: all attention-TP peers), summed.
   [[nodiscard]] status all_reduce() noexcept {
-    fill_rows(global_, row_range{0, plan_.global_rows}, zero_fill(), stream_);
-    if (owes_sum() || lane_.topo.tp_rank == 0) place_rows({0, places_.rows(own_)});
+    const bool brings = owes_sum() || lane_.topo.tp_rank == 0;
+    if (status bad = place_in(row_window::all, plan_.global_rows, zero_fill(), brings); !bad)
+      return bad;
     const element type = owes_sum() ? global_.element() : widest_integer(global_.row_bytes());
     const std::size_t count =
         static_cast<std::size_t>(plan_.global_rows) * global_.row_bytes() / size_of(type);
     if (status bad = lane_.comm.all_reduce(global_.data(), global_.data(), count, type, stream_);
         !bad)
       return bad;
-    fill_tails();
-    return {};
+    if constexpr (zeros_do) {
+      return {}; // sums of zeros
+    } else {
+      return fill_all_tails();
+    }
   }
 
   /// Real rows only.
   [[nodiscard]] status exact() noexcept {
     std::byte* const place = global_.row(start_ + share_.first);
+    const std::int64_t rows = places_.rows(own_);
     if (owes_sum()) {
-      place_rows({0, places_.rows(own_)});
+      if (status bad = place_in(row_window::slot, rows, no_fill()); !bad) return bad;
       const std::size_t elements = global_.row_bytes() / size_of(global_.element());
       if (status bad = lane_.attention_tp.reduce_scatter_v(
               global_.row(start_), place, lane_.attention_pieces(places_, elements),
               global_.element(), stream_);
           !bad)
         return bad;
-    } else {
-      place_rows(share_);
+    } else if (status bad = place_in(row_window::share, share_.count, no_fill()); !bad) {
+      return bad;
     }
     if (status bad = lane_.comm.all_gather_v(
             place, global_.data(), lane_.world_pieces(places_, global_.row_bytes()), stream_);
         !bad)
       return bad;
-    fill_tails();
-    return {};
+    if constexpr (std::same_as<typename Options::tail, tail::leave>) {
+      return {};
+    } else {
+      return fill_all_tails();
+    }
   }
 
 private:
+  /// What a sum leaves in the tails is what the policy wants there, or nobody minds.
+  static constexpr bool zeros_do = std::same_as<typename Options::tail, tail::zero> ||
+                                   std::same_as<typename Options::tail, tail::leave>;
+
   /// With one attention-TP rank nothing is owed to anybody: partial is replicated.
   [[nodiscard]] bool owes_sum() const noexcept {
     return std::same_as<State, partial> && lane_.topo.tp_size > 1;
   }
-  /// Rows `range` of the local input go to this data-parallel rank's place.
-  void place_rows(row_range range) noexcept {
-    copy_rows<typename Options::row_op>(local_, range.first, global_, start_ + range.first,
-                                        range.count, stream_);
+  [[nodiscard]] detail::row_places<std::byte> global_places() const noexcept {
+    return detail::row_places<std::byte>::of(global_);
+  }
+  [[nodiscard]] status place_in(row_window window, std::int64_t most_rows, const fill_pattern& rest,
+                                bool copies = true) noexcept {
+    return run_on::run(
+        place_rows<typename Options::row_op>{.local =
+                                                 detail::row_places<const std::byte>::of(local_),
+                                             .global = global_places(),
+                                             .places = lane_.live_places(plan_),
+                                             .fill = rest,
+                                             .dp_rank = own_,
+                                             .tp_rank = lane_.topo.tp_rank,
+                                             .most_rows = most_rows,
+                                             .window = window,
+                                             .copies = copies},
+        Options::launch::blocks, stream_);
   }
   [[nodiscard]] fill_pattern tail_fill() const noexcept {
     return Options::tail::fill(global_.element());
   }
   /// The tail inside this rank's slice of its slot, before it is sent.
-  void fill_own_tail() noexcept {
-    const std::int64_t real = places_.real_in(own_, share_);
-    fill_rows(global_, row_range{start_ + share_.first + real, share_.count - real}, tail_fill(),
-              stream_);
+  [[nodiscard]] status fill_own_tail() noexcept {
+    return run_on::run(fill_share_tail{.global = global_places(),
+                                       .places = lane_.live_places(plan_),
+                                       .fill = tail_fill(),
+                                       .dp_rank = own_,
+                                       .tp_rank = lane_.topo.tp_rank,
+                                       .most_rows = share_.count},
+                       Options::launch::blocks, stream_);
   }
-  /// All tails, after the rows have come.
-  void fill_tails() noexcept {
-    places_.for_each_tail(
-        [&](row_range range) { fill_rows(global_, range, tail_fill(), stream_); });
+  /// All tails, after the rows have come. Outside a graph the host knows when there are none.
+  [[nodiscard]] status fill_all_tails() noexcept {
+    const bool none = plan_.counts_known && !plan_.in_graph() && plan_.pad_rows() == 0;
+    return run_on::run(fill_tails{.global = global_places(),
+                                  .places = lane_.live_places(plan_),
+                                  .fill = tail_fill(),
+                                  .most_rows = none ? 0 : plan_.global_rows},
+                       Options::launch::blocks, stream_);
   }
 
   channel<Communicator>& lane_;
   const const_token_rows<State>& local_;
   const token_rows<replicated>& global_;
   const step_plan& plan_;
-  placement places_;
+  placement places_; // as the host knows it
   stream_type stream_;
   std::int32_t own_;   // this data-parallel rank
   std::int64_t start_; // its first global row

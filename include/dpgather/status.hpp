@@ -108,6 +108,10 @@ private:
       break;
     }
     case errc::timeout:
+      if (other < 0) { // a wait that cannot tell whom it waits for
+        append("timeout: the stream was not idle after %lld us", theirs);
+        break;
+      }
       append("timeout: rank %d did not arrive within %lld us", other, theirs);
       break;
     case errc::peer_left:

@@ -1,6 +1,9 @@
 // The bodies of device/ are one text for the CPU and for kernels. Here kernels run it, and every
 // byte of the arena, canaries included, must be what the CPU makes of the same arena.
 #include <dpgather/device/compact.hpp>
+#include <dpgather/device/executor.cuh>
+#include <dpgather/device/live_counts.hpp>
+#include <dpgather/device/masks.hpp>
 #include <dpgather/device/pad.hpp>
 #include <dpgather/device/reduce.hpp>
 #include <dpgather/device/rows.hpp>
@@ -9,11 +12,14 @@
 
 #include <support/random_cases.hpp>
 
+#include <cub/device/device_scan.cuh>
+
 #include <doctest/doctest.h>
 
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <new>
 #include <vector>
 
 namespace {
@@ -32,13 +38,6 @@ __global__ void trim_kernel(const trim_tensor* tensors, int count) {
 }
 __global__ void compact_kernel(compact_rows rows) {
   compact_share(rows, blockIdx.x * std::uint64_t{blockDim.x} + threadIdx.x, gridDim.x * blockDim.x);
-}
-__global__ void copy_kernel(row_copy job) {
-  copy_rows_body<row_op::identity>(job, blockIdx.x * std::int64_t{blockDim.x} + threadIdx.x,
-                                   gridDim.x * blockDim.x);
-}
-__global__ void fill_kernel(row_fill job) {
-  fill_rows_body(job, blockIdx.x * std::uint64_t{blockDim.x} + threadIdx.x, gridDim.x * blockDim.x);
 }
 template <class Sum>
 __global__ void sum_kernel(std::byte* out, const std::byte* const* sources, int count,
@@ -199,38 +198,123 @@ TEST_CASE("compacting kernels write what the CPU writes, counts read from device
       test_support::case_count(200));
 }
 
-TEST_CASE("copying and filling kernels write what the CPU writes") {
+TEST_CASE("row jobs write what the CPU writes, counts read from device memory") {
   test_support::for_random_cases(
       [](random_source& random) {
         twin_arena arena{1 << 17, random};
-        row_copy job;
-        job.row_bytes = random.pick(sizes);
-        job.from_stride = job.row_bytes + random.between<std::size_t>(0, 9);
-        job.to_stride = job.row_bytes + random.between<std::size_t>(0, 9);
-        job.rows = random.between(0, 40);
-        row_copy on_device = job;
-        job.from = arena.host(3);
-        job.to = arena.host(1 << 16);
-        on_device.from = arena.device(3);
-        on_device.to = arena.device(1 << 16);
-        copy_rows_body<row_op::identity>(job, 0, 1);
-        copy_kernel<<<random.between(1, 8), random.between(1, 256)>>>(on_device);
-        arena.compare();
+        step_plan plan;
+        plan.dp_size = random.between(1, 8);
+        plan.tp_size = random.pick({1, 2, 4});
+        plan.mode = random.pick({mode_kind::all_gather, mode_kind::all_reduce, mode_kind::exact});
+        const bool slots = plan.mode == mode_kind::all_gather || random.chance(40);
+        plan.layout = slots ? layout_kind::slots : layout_kind::packed;
+        count_set counts;
+        for (int d = 0; d < plan.dp_size; ++d)
+          counts.set(d, random.chance(30) ? 0 : random.between(0, 7));
+        counts.sum_up(plan.dp_size);
+        plan.stride = slots ? 8 : 0;
+        plan.global_rows = slots ? 8 * plan.dp_size : counts.total + random.between(0, 5);
+        // The counts lie in both arenas; the device's arrive by the job that brings them.
+        auto* const on_host = new (arena.host(120'000)) count_set{counts};
+        auto* const on_device = reinterpret_cast<count_set*>(arena.device(120'000));
+        check(cudaMemcpy(on_device, on_host, sizeof(count_set), cudaMemcpyHostToDevice));
+        check(cudaMemset(on_device, 0, 8 * sizeof(std::int32_t)));
+        const int dp = random.between(0, plan.dp_size - 1);
+        on_host->padded[dp] = counts.padded[dp] = random.between(0, 9);
+        REQUIRE(executor<cudaStream_t>::run(write_counts::of(counts, plan.dp_size, on_device),
+                                            random.between(0, 3), cudaStream_t{})
+                    .ok());
 
-        row_fill fill;
-        fill.row_bytes = random.pick(sizes);
-        fill.stride = fill.row_bytes + random.between<std::size_t>(0, 9);
-        fill.rows = random.between(0, 40);
-        fill.fill = poison_fill(element::u8);
-        fill.fill.bits = random.between(0, 255) * 0x0101010101010101u;
-        row_fill fill_on_device = fill;
-        fill.to = arena.host(777);
-        fill_on_device.to = arena.device(777);
-        fill_rows_body(fill, 0, 1);
-        fill_kernel<<<random.between(1, 8), random.between(1, 256)>>>(fill_on_device);
-        arena.compare();
+        const std::size_t row = random.pick(sizes) % 500 + 1;
+        const std::size_t gap = random.chance(50) ? random.between<std::size_t>(1, 9) : 0;
+        const std::size_t skew = random.between<std::size_t>(0, 9);
+        fill_word fill = value_fill(element::u8, random.between(0, 255));
+        fill.leave = random.chance(20);
+        const auto run = [&](auto make) {
+          const auto host_job = make(arena.host(0), *on_host);
+          const auto device_job = make(arena.device(0), *on_device);
+          REQUIRE(executor<host_stream>::run(host_job, 0, {}).ok());
+          REQUIRE(
+              executor<cudaStream_t>::run(device_job, random.between(0, 5), cudaStream_t{}).ok());
+          arena.compare();
+        };
+        const auto window = random.pick({row_window::share, row_window::slot, row_window::all});
+        const int tp = random.between(0, plan.tp_size - 1);
+        run([&](std::byte* at, const count_set& live) {
+          return place_rows<row_op::identity>{.local = {at + skew, row, row + gap},
+                                              .global = {at + 40'000, row, row},
+                                              .places = {plan, live},
+                                              .fill = fill,
+                                              .dp_rank = dp,
+                                              .tp_rank = tp,
+                                              .most_rows = plan.global_rows,
+                                              .window = window};
+        });
+        run([&](std::byte* at, const count_set& live) {
+          return fill_tails{.global = {at + 40'000, row, row},
+                            .places = {plan, live},
+                            .fill = fill,
+                            .most_rows = plan.global_rows};
+        });
+        run([&](std::byte* at, const count_set& live) {
+          return take_rows{.sums = {at + 40'000, row, row},
+                           .local = {at + 90'000 + skew, row, row + gap},
+                           .places = {plan, live},
+                           .fill = fill,
+                           .dp_rank = dp,
+                           .from_global = true,
+                           .local_rows = 9};
+        });
+        run([&](std::byte* at, const count_set& live) {
+          return row_masks{.places = {plan, live},
+                           .pad_bits = reinterpret_cast<std::uint32_t*>(at + 100'000),
+                           .sources = reinterpret_cast<row_source*>(at + 101'000),
+                           .topk_ids = reinterpret_cast<std::int32_t*>(at + 102'000),
+                           .topk_weights = reinterpret_cast<float*>(at + 104'000),
+                           .topk = 4};
+        });
       },
-      test_support::case_count(200));
+      test_support::case_count(300));
+}
+
+TEST_CASE("offsets of the job that brings counts are those of CUB's scan") {
+  std::int32_t* rows = nullptr;
+  std::int64_t* scanned = nullptr;
+  count_set* live = nullptr;
+  void* scratch = nullptr;
+  std::size_t scratch_bytes = 0;
+  check(cudaMalloc(&rows, max_ranks * sizeof *rows));
+  check(cudaMalloc(&scanned, max_ranks * sizeof *scanned));
+  check(cudaMalloc(&live, sizeof *live));
+  const auto scan = [&](int ranks) {
+    return cub::DeviceScan::ExclusiveScan(scratch, scratch_bytes, rows, scanned,
+                                          cuda::std::plus<>{}, std::int64_t{0}, ranks);
+  };
+  check(scan(max_ranks));
+  check(cudaMalloc(&scratch, scratch_bytes));
+  test_support::for_random_cases(
+      [&](random_source& random) {
+        count_set counts;
+        const int ranks = random.between(1, max_ranks);
+        for (int r = 0; r < ranks; ++r) counts.set(r, random.between(0, 1 << 30));
+        check(cudaMemcpy(rows, counts.rows, sizeof counts.rows, cudaMemcpyHostToDevice));
+        check(scan(ranks));
+        REQUIRE(
+            executor<cudaStream_t>::run(write_counts::of(counts, ranks, live), 0, cudaStream_t{})
+                .ok());
+        count_set got;
+        std::vector<std::int64_t> expected(static_cast<std::size_t>(ranks));
+        check(cudaMemcpy(&got, live, sizeof got, cudaMemcpyDeviceToHost));
+        check(cudaMemcpy(expected.data(), scanned, expected.size() * sizeof expected[0],
+                         cudaMemcpyDeviceToHost));
+        for (int r = 0; r < ranks; ++r)
+          REQUIRE(got.offset[r] == expected[static_cast<std::size_t>(r)]);
+        REQUIRE(got.total == expected.back() + counts.rows[ranks - 1]);
+      },
+      test_support::case_count(100));
+  for (void* p :
+       {static_cast<void*>(rows), static_cast<void*>(scanned), static_cast<void*>(live), scratch})
+    cudaFree(p);
 }
 
 TEST_CASE("sums on the GPU have the bits of sums on the CPU, any payload") {

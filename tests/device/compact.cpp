@@ -116,14 +116,14 @@ TEST_CASE("compact: random slots equal the scalar reference, tails and canaries 
   CHECK((moved > 0 || test_support::case_count() < 100));
 }
 
-TEST_CASE("compact: words are aligned, and 8 bytes wide where alignment allows") {
-  alignas(8) std::array<std::byte, 16> memory{};
-  for (std::size_t from = 0; from < 8; ++from) {
-    for (std::size_t to = 0; to < 8; ++to) {
-      for (std::size_t row = 1; row <= 24; ++row) {
+TEST_CASE("compact: words are aligned, and 16 bytes wide where alignment allows") {
+  alignas(16) std::array<std::byte, 32> memory{};
+  for (std::size_t from = 0; from < 16; ++from) {
+    for (std::size_t to = 0; to < 16; ++to) {
+      for (std::size_t row = 1; row <= 48; ++row) {
         const compact_rows rows{
             .source = memory.data() + from, .destination = memory.data() + to, .row_bytes = row};
-        std::uint64_t widest = 8;
+        std::uint64_t widest = 16;
         while (from % widest != 0 || to % widest != 0 || row % widest != 0) widest /= 2;
         CHECK(detail::word_bytes(rows) == widest);
       }
@@ -152,7 +152,7 @@ TEST_CASE("compact: every byte is written by exactly one worker, and all have as
           least = std::min(least, done);
           most = std::max(most, done);
         }
-        REQUIRE(most - least <= 8); // one word, however the rows lie in the slots
+        REQUIRE(most - least <= 16); // one word, however the rows lie in the slots
         for (std::size_t i = 0; i < before.size(); ++i) {
           REQUIRE(writers[i] == (expected[i] == std::byte{1} ? 1 : 0));
         }

@@ -198,9 +198,9 @@ TEST_CASE("pad: every byte of a tail belongs to exactly one worker") {
       test_support::case_count() / 10);
 }
 
-TEST_CASE("pad: stores are aligned, and 8 bytes wide where alignment allows") {
+TEST_CASE("pad: stores are aligned, and 16 bytes wide where alignment allows") {
   // A processor that forgives hides a misaligned store, a GPU does not: so the width is looked at.
-  std::array<int, 9> seen{};
+  std::array<int, 17> seen{};
   test_support::for_random_cases([&](random_source& random) {
     std::size_t size = 0;
     const std::vector<placed> tensors = random_tensors(random, size);
@@ -208,7 +208,7 @@ TEST_CASE("pad: stores are aligned, and 8 bytes wide where alignment allows") {
     for (const pad_tensor& t : at(tensors, arena)) {
       const std::size_t tail = static_cast<std::size_t>(t.units.padded - t.units.real);
       if (tail == 0 || t.outer == 0) continue;
-      std::uintptr_t all = 8; // addresses and lengths of everything that is contiguous
+      std::uintptr_t all = 16; // addresses and lengths of everything that is contiguous
       const bool dense = t.unit_stride == t.unit_bytes;
       for (std::size_t slice = 0; slice < static_cast<std::size_t>(t.outer); ++slice) {
         for (std::size_t unit = 0; unit < (dense ? 1 : tail); ++unit) {
@@ -217,14 +217,14 @@ TEST_CASE("pad: stores are aligned, and 8 bytes wide where alignment allows") {
         }
       }
       all |= dense ? tail * t.unit_bytes : t.unit_bytes;
-      std::uint64_t widest = 8;
+      std::uint64_t widest = 16;
       while (all % widest != 0) widest /= 2;
       const std::uint64_t width = detail::units_from(t, t.units.real).word_bytes();
       REQUIRE(width == widest);
       seen[width]++;
     }
   });
-  for (const std::size_t width : {1u, 2u, 4u, 8u}) {
+  for (const std::size_t width : {1u, 2u, 4u, 8u, 16u}) {
     CHECK((seen[width] > 0 || test_support::case_count() < 100));
   }
 }

@@ -42,12 +42,15 @@ enum class subgroup_kind : std::uint8_t {
 ///   `all` is empty or has one record for each rank.
 /// - `subgroup(kind)`: a communicator over fewer ranks, borrowed or split.
 /// `compares_plans`: announcing is part of every call here, not a debugging aid.
+/// `freezes_counts`: the v-variants take their pieces from the host, so that a capture would freeze
+/// them.
 template <class C>
 concept communicator = requires(C& c, const void* send, void* recv, std::size_t bytes,
                                 std::span<const piece> pieces, const call_record& mine,
                                 std::span<call_record> all, typename C::stream_type stream) {
   requires option_of<typename C::tag, category::comm>;
   { C::compares_plans } -> std::convertible_to<bool>;
+  { C::freezes_counts } -> std::convertible_to<bool>;
   { c.rank() }
   noexcept->std::convertible_to<std::int32_t>;
   { c.size() }

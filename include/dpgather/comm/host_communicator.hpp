@@ -7,8 +7,8 @@
 #include <dpgather/comm/communicator.hpp>
 #include <dpgather/comm/host_world.hpp>
 #include <dpgather/config.hpp>
+#include <dpgather/device/executor.hpp>
 #include <dpgather/device/reduce.hpp>
-#include <dpgather/device/rows.hpp>
 #include <dpgather/element.hpp>
 #include <dpgather/options.hpp>
 #include <dpgather/status.hpp>
@@ -35,6 +35,7 @@ public:
   using tag = comm::host;
   using stream_type = host_stream;
   static constexpr bool compares_plans = true;
+  static constexpr bool freezes_counts = false;
 
   /// World rank `world_rank` of `world`.
   host_communicator(host_world& world, std::int32_t world_rank) noexcept

@@ -17,10 +17,23 @@
 namespace dpgather::inline v0 {
 
 /// Units (tokens, requests, rows) of a tensor along the axis that is padded.
+///
+/// In a captured graph `padded` is frozen and the real units are not known yet: set `live`, and
+/// they are read when the job runs, as `*live / rows_per_unit`, clamped to [0, padded]. `real` then
+/// means nothing.
 struct unit_counts {
-  std::int32_t real = 0;     ///< units that mean something: [0, real)
-  std::int32_t padded = 0;   ///< units the forward runs on; the tail is [real, padded)
-  std::int32_t capacity = 0; ///< units there is room for
+  std::int32_t real = 0;              ///< units that mean something: [0, real)
+  std::int32_t padded = 0;            ///< units the forward runs on; the tail is [real, padded)
+  std::int32_t capacity = 0;          ///< units there is room for
+  const std::int32_t* live = nullptr; ///< rows, in memory that the job can read, or null
+  std::int32_t rows_per_unit = 1;     ///< e.g. tokens per request
+
+  /// Real units at the time of the call, for the job that reads `live`.
+  [[nodiscard]] DPGATHER_HOST_DEVICE std::int32_t real_now() const noexcept {
+    if (live == nullptr) return real;
+    const std::int32_t units = *live / rows_per_unit;
+    return units < 0 ? 0 : units < padded ? units : padded;
+  }
 };
 
 namespace detail {
@@ -48,10 +61,10 @@ struct byte_runs {
   [[nodiscard]] DPGATHER_HOST_DEVICE constexpr bool empty() const noexcept {
     return slices == 0 || runs == 0 || run_bytes == 0;
   }
-  /// Width of the words to move: the widest power of two, at most 8, that divides every address and
-  /// length.
+  /// Width of the words to move: the widest power of two, at most 16, that divides every address
+  /// and length.
   [[nodiscard]] DPGATHER_HOST_DEVICE constexpr std::uint64_t word_bytes() const noexcept {
-    return lowest_bit(8 | start | run_bytes | (runs > 1 ? run_stride : 0) |
+    return lowest_bit(16 | start | run_bytes | (runs > 1 ? run_stride : 0) |
                       (slices > 1 ? slice_stride : 0));
   }
   /// Past the last byte; only of runs that `check_units` has let through.
@@ -65,19 +78,31 @@ struct byte_runs {
   return {reinterpret_cast<std::uintptr_t>(start), 1, 0, 1, bytes, bytes};
 }
 
+/// The widest word: a GPU's widest load and store.
+struct alignas(16) wide_word {
+  std::uint64_t low = 0, high = 0;
+};
+
 /// The words of equal runs that belong to one worker: every `workers`-th, so that neighbours touch
 /// neighbouring words. Divides once, then only adds.
 struct share_walk {
   std::uint64_t runs, words; ///< runs per slice, words per run
-  std::uint64_t slice, run, word;
-  std::uint64_t slice_step, run_step, word_step;
+  std::uint64_t slice = 0, run = 0, word = 0;
+  std::uint64_t slice_step = 0, run_step = 0, word_step = 0;
 
   DPGATHER_HOST_DEVICE constexpr share_walk(std::uint64_t runs_per_slice,
                                             std::uint64_t words_per_run, std::uint64_t worker,
                                             std::uint64_t workers) noexcept
-      : runs{runs_per_slice}, words{words_per_run}, slice{worker / words / runs},
-        run{worker / words % runs}, word{worker % words}, slice_step{workers / words / runs},
-        run_step{workers / words % runs}, word_step{workers % words} {}
+      : runs{runs_per_slice}, words{words_per_run} {
+    // A GPU divides 64 bits in a hundred instructions, 32 bits in twenty.
+    if (((runs | words | worker | workers) >> 32) == 0) {
+      split<std::uint32_t>(worker, slice, run, word);
+      split<std::uint32_t>(workers, slice_step, run_step, word_step);
+    } else {
+      split<std::uint64_t>(worker, slice, run, word);
+      split<std::uint64_t>(workers, slice_step, run_step, word_step);
+    }
+  }
 
   DPGATHER_HOST_DEVICE constexpr void next() noexcept {
     word += word_step;
@@ -86,12 +111,67 @@ struct share_walk {
     if (word >= words) word -= words, ++run;
     if (run >= runs) run -= runs, ++slice;
   }
+
+private:
+  template <class Number>
+  DPGATHER_HOST_DEVICE constexpr void split(std::uint64_t number, std::uint64_t& in_slices,
+                                            std::uint64_t& in_runs,
+                                            std::uint64_t& in_words) const noexcept {
+    const auto n = static_cast<Number>(number);
+    const auto w = static_cast<Number>(words);
+    const auto r = static_cast<Number>(runs);
+    const Number whole = n / w;
+    in_words = n - whole * w;
+    in_slices = whole / r;
+    in_runs = whole % r;
+  }
 };
+
+/// Calls `visit` with a value of the word type that is `bytes` wide: 16, 8, 4, 2 or 1. The width is
+/// known when the job runs, not when it is compiled: one branch that all threads take alike, where
+/// a template would make five kernels.
+template <class Visitor>
+DPGATHER_HOST_DEVICE void with_word(std::uint64_t bytes, Visitor&& visit) noexcept {
+  switch (bytes) {
+  case 16:
+    visit(wide_word{});
+    break;
+  case 8:
+    visit(std::uint64_t{});
+    break;
+  case 4:
+    visit(std::uint32_t{});
+    break;
+  case 2:
+    visit(std::uint16_t{});
+    break;
+  default:
+    visit(std::uint8_t{});
+  }
+}
+
+/// A pattern of 8 bytes as a word.
+template <class Word>
+[[nodiscard]] DPGATHER_HOST_DEVICE Word repeated(std::uint64_t bits) noexcept {
+  if constexpr (sizeof(Word) == 16) {
+    return Word{bits, bits};
+  } else {
+    return static_cast<Word>(bits);
+  }
+}
 
 template <class Word>
 DPGATHER_HOST_DEVICE void fill_words(const byte_runs& to, std::uint64_t bits, std::uint64_t worker,
                                      std::uint64_t workers) noexcept {
-  const auto value = static_cast<Word>(bits);
+  const Word value = repeated<Word>(bits);
+  if (to.slices == 1 && to.runs == 1) { // no division
+    auto* const words = reinterpret_cast<std::byte*>(to.start);
+    for (std::uint64_t i = worker; i < to.run_bytes / sizeof(Word); i += workers) {
+      std::memcpy(__builtin_assume_aligned(words + i * sizeof(Word), sizeof(Word)), &value,
+                  sizeof(Word));
+    }
+    return;
+  }
   share_walk at{to.runs, to.run_bytes / sizeof(Word), worker, workers};
   for (; at.slice < to.slices; at.next()) {
     auto* const word = reinterpret_cast<std::byte*>(
@@ -108,23 +188,52 @@ DPGATHER_HOST_DEVICE void copy_word(std::byte* to, const std::byte* from) noexce
   std::memcpy(__builtin_assume_aligned(to, sizeof(Word)), &value, sizeof(Word));
 }
 
+/// Copies runs to runs of the same number and length in words that both sides allow; worker
+/// `worker` of `workers` moves every `workers`-th word. Sides are apart.
+template <class Word>
+DPGATHER_HOST_DEVICE void copy_words(const byte_runs& to, const byte_runs& from,
+                                     std::uint64_t worker, std::uint64_t workers) noexcept {
+  const auto* const source = reinterpret_cast<const std::byte*>(from.start);
+  auto* const target = reinterpret_cast<std::byte*>(to.start);
+  if (to.slices == 1 && to.runs == 1) {
+    // Four words in flight per worker: a store may alias the next load for all the compiler knows.
+    constexpr std::uint64_t batch = 4;
+    const std::uint64_t words = to.run_bytes / sizeof(Word);
+    std::uint64_t i = worker;
+    for (; i + (batch - 1) * workers < words; i += batch * workers) {
+      Word held[batch];
+      for (std::uint64_t b = 0; b < batch; ++b)
+        copy_word<Word>(reinterpret_cast<std::byte*>(&held[b]),
+                        source + (i + b * workers) * sizeof(Word));
+      for (std::uint64_t b = 0; b < batch; ++b)
+        copy_word<Word>(target + (i + b * workers) * sizeof(Word),
+                        reinterpret_cast<const std::byte*>(&held[b]));
+    }
+    for (; i < words; i += workers)
+      copy_word<Word>(target + i * sizeof(Word), source + i * sizeof(Word));
+    return;
+  }
+  share_walk at{to.runs, to.run_bytes / sizeof(Word), worker, workers};
+  for (; at.slice < to.slices; at.next()) {
+    const std::uint64_t word = at.word * sizeof(Word);
+    copy_word<Word>(target + at.slice * to.slice_stride + at.run * to.run_stride + word,
+                    source + at.slice * from.slice_stride + at.run * from.run_stride + word);
+  }
+}
+
 /// Fills all runs with a repeated word; worker `worker` of `workers` writes every `workers`-th
 /// word, in the widest stores that all addresses and lengths allow.
 DPGATHER_HOST_DEVICE inline void fill_runs(const byte_runs& to, std::uint64_t bits,
                                            std::uint64_t worker, std::uint64_t workers) noexcept {
-  switch (to.word_bytes()) {
-  case 8:
-    detail::fill_words<std::uint64_t>(to, bits, worker, workers);
-    break;
-  case 4:
-    detail::fill_words<std::uint32_t>(to, bits, worker, workers);
-    break;
-  case 2:
-    detail::fill_words<std::uint16_t>(to, bits, worker, workers);
-    break;
-  default:
-    detail::fill_words<std::uint8_t>(to, bits, worker, workers);
-  }
+  with_word(to.word_bytes(),
+            [&](auto word) noexcept { fill_words<decltype(word)>(to, bits, worker, workers); });
+}
+
+/// Copies all runs, likewise.
+DPGATHER_HOST_DEVICE inline void copy_runs(const byte_runs& to, const byte_runs& from,
+                                           std::uint64_t worker, std::uint64_t workers) noexcept {
+  with_word(lowest_bit(to.word_bytes() | from.word_bytes()),
+            [&](auto word) noexcept { copy_words<decltype(word)>(to, from, worker, workers); });
 }
 
 /// True when a byte belongs to both. Costs one comparison when the extents are apart; interleaved
@@ -169,10 +278,13 @@ DPGATHER_HOST_DEVICE inline void fill_runs(const byte_runs& to, std::uint64_t bi
   };
   const auto wide = [](std::int32_t count) { return static_cast<std::uint64_t>(count); };
   if (outer < 0) return refuse(errc::count_out_of_range, wide(outer), 0, "outer");
-  if (units.real < 0 || units.real > units.padded) {
+  if (units.live != nullptr && units.rows_per_unit < 1) {
+    return refuse(errc::count_out_of_range, wide(units.rows_per_unit), 1, "rows_per_unit");
+  }
+  if (units.live == nullptr && (units.real < 0 || units.real > units.padded)) {
     return refuse(errc::count_out_of_range, wide(units.real), wide(units.padded), "real units");
   }
-  if (units.padded > units.capacity) {
+  if (units.padded < 0 || units.padded > units.capacity) {
     return refuse(errc::capacity_exceeded, wide(units.padded), wide(units.capacity),
                   "padded units");
   }

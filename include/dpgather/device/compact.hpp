@@ -36,7 +36,7 @@ namespace detail {
 
 /// Width of the words to move, see `byte_runs`.
 [[nodiscard]] DPGATHER_HOST_DEVICE inline std::uint64_t word_bytes(const compact_rows& r) noexcept {
-  return lowest_bit(8 | reinterpret_cast<std::uintptr_t>(r.source) |
+  return lowest_bit(16 | reinterpret_cast<std::uintptr_t>(r.source) |
                     reinterpret_cast<std::uintptr_t>(r.destination) | r.row_bytes);
 }
 
@@ -154,19 +154,9 @@ DPGATHER_HOST_DEVICE void compact_words(const compact_rows& rows, std::uint64_t 
 /// they are clamped: no row behind a slot is read, none behind `destination_rows` is written.
 DPGATHER_HOST_DEVICE inline void compact_share(const compact_rows& rows, std::uint64_t worker,
                                                std::uint64_t workers) noexcept {
-  switch (detail::word_bytes(rows)) {
-  case 8:
-    detail::compact_words<std::uint64_t>(rows, worker, workers);
-    break;
-  case 4:
-    detail::compact_words<std::uint32_t>(rows, worker, workers);
-    break;
-  case 2:
-    detail::compact_words<std::uint16_t>(rows, worker, workers);
-    break;
-  default:
-    detail::compact_words<std::uint8_t>(rows, worker, workers);
-  }
+  detail::with_word(detail::word_bytes(rows), [&](auto word) noexcept {
+    detail::compact_words<decltype(word)>(rows, worker, workers);
+  });
 }
 
 /// Moves the real rows of every slot to their packed place. The destination's other rows stay as

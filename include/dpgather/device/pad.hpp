@@ -57,6 +57,11 @@ namespace detail {
                        t.unit_bytes);
 }
 
+/// The fewest real units there may be when the job runs: all others may be written.
+[[nodiscard]] constexpr std::int32_t least_real(const unit_counts& units) noexcept {
+  return units.live == nullptr ? units.real : 0;
+}
+
 } // namespace detail
 
 /// Checks a list of tensors before any of them is padded. Costs one look per tensor and one
@@ -94,7 +99,8 @@ namespace detail {
   }
   for (std::size_t i = 0; i < tensors.size(); ++i) {
     if (tensors[i].fill.leave) continue;
-    const detail::byte_runs tail = detail::units_from(tensors[i], tensors[i].units.real);
+    const detail::byte_runs tail =
+        detail::units_from(tensors[i], detail::least_real(tensors[i].units));
     for (std::size_t j = 0; j < tensors.size(); ++j) {
       if (i != j && detail::overlap(tail, detail::units_from(tensors[j], 0))) {
         return detail::refuse_tensor(errc::aliasing, i, j, tensors.size(), "with tensor", where);
@@ -108,11 +114,12 @@ namespace detail {
 /// [0, workers), in any order or at once. Writes the tail only, by select and never by multiply;
 /// neither reads nor writes a real unit. Stores are 8 bytes wide where alignment allows.
 /// Precondition: `validate` has let the tensor through; `workers` > 0.
-/// Capture: safe; nothing but the descriptor is read.
+/// Capture: safe; nothing but the descriptor is read, and `units.live` where it is set.
 DPGATHER_HOST_DEVICE inline void pad_share(const pad_tensor& tensor, std::uint64_t worker,
                                            std::uint64_t workers) noexcept {
-  if (tensor.fill.leave || tensor.units.padded <= tensor.units.real) return;
-  const detail::byte_runs tail = detail::units_from(tensor, tensor.units.real);
+  const std::int32_t real = tensor.units.real_now();
+  if (tensor.fill.leave || tensor.units.padded <= real) return;
+  const detail::byte_runs tail = detail::units_from(tensor, real);
   if (tail.empty()) return;
   detail::fill_runs(tail, tensor.fill.bits, worker, workers);
 }

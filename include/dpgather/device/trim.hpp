@@ -43,38 +43,47 @@ struct trim_tensor {
 
 namespace detail {
 
-[[nodiscard]] DPGATHER_HOST_DEVICE inline byte_runs source_runs(const trim_tensor& t) noexcept {
-  return byte_runs::of(reinterpret_cast<std::uintptr_t>(t.source), t.outer, t.outer_stride,
-                       t.units.real, t.unit_stride, t.unit_bytes);
+/// The first `real` units of every slice of the source.
+[[nodiscard]] DPGATHER_HOST_DEVICE inline byte_runs source_runs(const trim_tensor& t,
+                                                                std::int32_t real) noexcept {
+  return byte_runs::of(reinterpret_cast<std::uintptr_t>(t.source), t.outer, t.outer_stride, real,
+                       t.unit_stride, t.unit_bytes);
+}
+/// Where they go, in runs of the same shape.
+[[nodiscard]] DPGATHER_HOST_DEVICE inline byte_runs dense_runs(const trim_tensor& t,
+                                                               const byte_runs& from) noexcept {
+  return {.start = reinterpret_cast<std::uintptr_t>(t.destination),
+          .slices = from.slices,
+          .slice_stride = from.runs * from.run_bytes,
+          .runs = from.runs,
+          .run_stride = from.run_bytes,
+          .run_bytes = from.run_bytes};
 }
 
 /// True when the real units are at their destination already, so that no byte may be touched.
-[[nodiscard]] DPGATHER_HOST_DEVICE inline bool stays(const trim_tensor& t) noexcept {
-  const std::uint64_t slice = static_cast<std::uint64_t>(t.units.real) * t.unit_bytes;
-  return t.source == t.destination && (t.units.real <= 1 || t.unit_stride == t.unit_bytes) &&
+[[nodiscard]] DPGATHER_HOST_DEVICE inline bool stays(const trim_tensor& t,
+                                                     std::int32_t real) noexcept {
+  const std::uint64_t slice = static_cast<std::uint64_t>(real) * t.unit_bytes;
+  return t.source == t.destination && (real <= 1 || t.unit_stride == t.unit_bytes) &&
          (t.outer <= 1 || t.outer_stride == slice);
 }
 
-/// Width of the words to move, see `byte_runs`: as wide as source and destination allow.
-[[nodiscard]] DPGATHER_HOST_DEVICE inline std::uint64_t word_bytes(const trim_tensor& t) noexcept {
-  return lowest_bit(source_runs(t).word_bytes() | reinterpret_cast<std::uintptr_t>(t.destination));
+/// The most real units there may be when the job runs.
+[[nodiscard]] constexpr std::int32_t most_real(const unit_counts& units) noexcept {
+  return units.live == nullptr ? units.real : units.padded;
 }
+/// All that may be read.
+[[nodiscard]] inline byte_runs source_runs(const trim_tensor& t) noexcept {
+  return source_runs(t, most_real(t.units));
+}
+/// All that may be written.
 [[nodiscard]] inline byte_runs destination_run(const trim_tensor& t) noexcept {
   const byte_runs from = source_runs(t);
   return one_run(t.destination, from.slices * from.runs * from.run_bytes);
 }
-
-template <class Word>
-DPGATHER_HOST_DEVICE void trim_words(const trim_tensor& t, const byte_runs& from,
-                                     std::uint64_t worker, std::uint64_t workers) noexcept {
-  const auto* const source = static_cast<const std::byte*>(t.source);
-  auto* const destination = static_cast<std::byte*>(t.destination);
-  share_walk at{from.runs, from.run_bytes / sizeof(Word), worker, workers};
-  for (; at.slice < from.slices; at.next()) {
-    const std::uint64_t word = at.word * sizeof(Word);
-    copy_word<Word>(destination + (at.slice * from.runs + at.run) * from.run_bytes + word,
-                    source + at.slice * from.slice_stride + at.run * from.run_stride + word);
-  }
+/// Whether nothing moves for any count there may be.
+[[nodiscard]] inline bool always_stays(const trim_tensor& t) noexcept {
+  return stays(t, most_real(t.units)) && (t.units.live == nullptr || t.outer <= 1);
 }
 
 } // namespace detail
@@ -93,8 +102,9 @@ DPGATHER_HOST_DEVICE void trim_words(const trim_tensor& t, const byte_runs& from
   constexpr const char* where = "trim";
   for (std::size_t i = 0; i < tensors.size(); ++i) {
     const trim_tensor& t = tensors[i];
-    if (const status s = detail::check_units(t.source, t.units.real, t.units, t.unit_bytes,
-                                             t.unit_stride, t.outer, t.outer_stride, i, where);
+    if (const status s =
+            detail::check_units(t.source, detail::most_real(t.units), t.units, t.unit_bytes,
+                                t.unit_stride, t.outer, t.outer_stride, i, where);
         !s) {
       return s;
     }
@@ -112,7 +122,7 @@ DPGATHER_HOST_DEVICE void trim_words(const trim_tensor& t, const byte_runs& from
     }
   }
   for (std::size_t i = 0; i < tensors.size(); ++i) {
-    if (detail::stays(tensors[i])) continue;
+    if (detail::always_stays(tensors[i])) continue;
     const detail::byte_runs written = detail::destination_run(tensors[i]);
     for (std::size_t j = 0; j < tensors.size(); ++j) {
       if (detail::overlap(written, detail::source_runs(tensors[j])) ||
@@ -125,27 +135,16 @@ DPGATHER_HOST_DEVICE void trim_words(const trim_tensor& t, const byte_runs& from
 }
 
 /// One worker's share of a trim, for CPU threads and kernels alike: call it for every worker in
-/// [0, workers), in any order or at once. Reads real units only, byte for byte; copies are 8 bytes
+/// [0, workers), in any order or at once. Reads real units only, byte for byte; copies are 16 bytes
 /// wide where source and destination allow.
 /// Precondition: `validate` has let the tensor through; `workers` > 0.
-/// Capture: safe; the counts are those of the descriptor.
+/// Capture: safe; the counts are those of the descriptor, or read through `units.live`.
 DPGATHER_HOST_DEVICE inline void trim_share(const trim_tensor& tensor, std::uint64_t worker,
                                             std::uint64_t workers) noexcept {
-  const detail::byte_runs from = detail::source_runs(tensor);
-  if (from.empty() || detail::stays(tensor)) return;
-  switch (detail::word_bytes(tensor)) {
-  case 8:
-    detail::trim_words<std::uint64_t>(tensor, from, worker, workers);
-    break;
-  case 4:
-    detail::trim_words<std::uint32_t>(tensor, from, worker, workers);
-    break;
-  case 2:
-    detail::trim_words<std::uint16_t>(tensor, from, worker, workers);
-    break;
-  default:
-    detail::trim_words<std::uint8_t>(tensor, from, worker, workers);
-  }
+  const std::int32_t real = tensor.units.real_now();
+  const detail::byte_runs from = detail::source_runs(tensor, real);
+  if (from.empty() || detail::stays(tensor, real)) return;
+  detail::copy_runs(detail::dense_runs(tensor, from), from, worker, workers);
 }
 
 /// Gathers the real units of every tensor of the list densely into its destination. Bytes behind

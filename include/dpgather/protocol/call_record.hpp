@@ -14,11 +14,12 @@
 
 namespace dpgather::inline v0 {
 
-enum class operation : std::uint8_t { gather, combine };
+/// `replay`: a captured graph is about to run.
+enum class operation : std::uint8_t { gather, combine, replay };
 
 /// The name, for messages and tables.
 [[nodiscard]] constexpr const char* name_of(operation o) noexcept {
-  return o == operation::gather ? "gather" : "combine";
+  return o == operation::gather ? "gather" : o == operation::combine ? "combine" : "replay";
 }
 
 /// One rank's announcement of one call. Everything that must be equal on all ranks before a byte

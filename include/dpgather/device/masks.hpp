@@ -1,0 +1,72 @@
+#pragma once
+
+/// @file
+/// What the FFN behind a gather needs to know of rows that are not real, from *real* counts.
+/// (SGLang's own pad mask reads a list that holds padded counts in real runs, so it masks nothing.)
+
+#include <dpgather/config.hpp>
+#include <dpgather/device/executor.hpp>
+#include <dpgather/placement.hpp>
+
+#include <cstdint>
+
+namespace dpgather::inline v0 {
+
+/// One global row's origin.
+struct row_source {
+  std::int32_t dp_rank = -1; ///< -1: the row is not real
+  std::int32_t row = -1;     ///< of that rank
+};
+
+/// Masks of the rows of one global tensor; each is written where it is asked for. One launch.
+struct row_masks {
+  placement places{};
+  std::uint32_t* pad_bits = nullptr; ///< [ceil(rows / 32)], bit `row % 32` set for a pad row
+  row_source* sources = nullptr;     ///< [rows]
+  std::int32_t* topk_ids = nullptr;  ///< [rows, topk]: those of pad rows become `pad_expert`
+  float* topk_weights = nullptr;     ///< [rows, topk]: those of pad rows become 0
+  std::int32_t topk = 0;
+  std::int32_t pad_expert = -1; ///< 0 for kernels that cannot skip: then ask for the weights too
+
+  [[nodiscard]] std::uint32_t parts() const noexcept { return 1; }
+  [[nodiscard]] std::uint64_t words() const noexcept {
+    return static_cast<std::uint64_t>(places.global_rows());
+  }
+  /// A worker does 32 rows, so that no bit has two writers.
+  DPGATHER_HOST_DEVICE void operator()(std::uint32_t, worker_id worker) const noexcept {
+    const std::int64_t rows = places.global_rows();
+    for (auto group = static_cast<std::int64_t>(worker.index); group * 32 < rows;
+         group += static_cast<std::int64_t>(worker.count)) {
+      std::uint32_t bits = 0;
+      for (std::int64_t row = group * 32; row < rows && row < group * 32 + 32; ++row) {
+        const std::int32_t owner = places.owner(row);
+        if (owner < 0) {
+          bits |= std::uint32_t{1} << (row % 32);
+          mask_experts(row);
+        }
+        if (sources != nullptr)
+          sources[row] =
+              owner < 0 ? row_source{}
+                        : row_source{owner, static_cast<std::int32_t>(row - places.offset(owner))};
+      }
+      if (pad_bits != nullptr) pad_bits[group] = bits;
+    }
+  }
+
+private:
+  DPGATHER_HOST_DEVICE void mask_experts(std::int64_t row) const noexcept {
+    for (std::int32_t k = 0; k < topk; ++k) {
+      if (topk_ids != nullptr) topk_ids[row * topk + k] = pad_expert;
+      if (topk_weights != nullptr) topk_weights[row * topk + k] = 0;
+    }
+  }
+};
+
+/// Writes the masks on a stream. Stream: ordered. Capture: safe, counts are read at replay.
+/// Ownership: borrows all arrays. Errors: `native_error`.
+template <class Stream>
+[[nodiscard]] status write_masks(const row_masks& masks, Stream stream) noexcept {
+  return executor<Stream>::run(masks, 0, stream);
+}
+
+} // namespace dpgather::inline v0
