@@ -200,8 +200,9 @@ public:
     return make_plan(rules_, own, kind);
   }
 
-  /// Brings the plan's counts to where captured kernels read them: once before each replay. One
-  /// small launch, nothing when they are there already. Calls outside graphs do it themselves.
+  /// Brings the plan's counts to where kernels read them: once a step, before its first kernel that
+  /// does (a replay, or padding with `unit_counts::live`). One small launch, nothing when they are
+  /// there already; gather, combine and scatter outside graphs do it themselves.
   /// Under `checks::checked` collective: all ranks compare their plans, which a replay cannot.
   /// Stream: ordered, so it may follow replays that are still under way. Capture: `not_capturable`,
   /// it would freeze the counts. Errors: `busy`, `plan_mismatch`, and the communicator's.

@@ -44,7 +44,7 @@ TEST_CASE("headers include only what stands above them") {
 TEST_CASE("every test mirrors a header, or lies in a folder for others") {
   const std::filesystem::path tests{DPGATHER_TESTS_DIR};
   const std::filesystem::path headers = std::filesystem::path{DPGATHER_INCLUDE_DIR} / "dpgather";
-  const std::set<std::string> others{"support",      "scenarios", "speed", "fake",
+  const std::set<std::string> others{"support",      "scenarios", "speed",  "fake",
                                      "compile_fail", "headers",   "consume"};
   int seen = 0;
   for (const auto& entry : std::filesystem::recursive_directory_iterator{tests}) {
@@ -54,8 +54,11 @@ TEST_CASE("every test mirrors a header, or lies in a folder for others") {
     ++seen;
     // Long tests come in several files: dp_gather_exact.cpp is one of dp_gather.hpp.
     std::string stem = file.stem().string();
-    const auto mirrored = [&] { const auto header = headers / file.parent_path() / stem;
-      return exists(header.string() + ".hpp") || exists(header.string() + ".cuh"); };
+    const auto mirrored = [&] {
+      const auto header = headers / file.parent_path() / stem;
+      return std::filesystem::exists(header.string() + ".hpp") ||
+             std::filesystem::exists(header.string() + ".cuh");
+    };
     while (!mirrored() && stem.find('_') != std::string::npos) stem.erase(stem.rfind('_'));
     CHECK_MESSAGE(mirrored(), file.string()
                                   << " mirrors no header; stories that span several belong "

@@ -358,14 +358,14 @@ private:
         in_place ? std::vector<std::byte>{} : input_.snapshot();
     const std::vector<std::byte> output_before = global_.snapshot();
 
-    const std::uint64_t received = comm_.bytes_received();
+    const std::uint64_t received = engine_->bytes_received();
     const auto done =
         step_.owes_sum
             ? engine_->gather(gather_engine::partial_rows{from, rows, step_.type, row, stride},
                               global, plan_)
             : engine_->gather(gather_engine::replicated_rows{from, rows, step_.type, row, stride},
                               global, plan_);
-    tally.gather_bytes = comm_.bytes_received() - received;
+    tally.gather_bytes = engine_->bytes_received() - received;
     if (!good(done.ok(), "gather", done.status())) return false;
     if (!good(done->data() == out && done->rows() == want_.global_rows &&
                   done->row_bytes() == row && done->contiguous(),
@@ -434,14 +434,14 @@ private:
                    comm_.rank(), d, i, comm_.size());
     }
     const std::vector<std::byte> before = sums_.snapshot();
-    const std::uint64_t received = comm_.bytes_received();
+    const std::uint64_t received = engine_->bytes_received();
     const bool summable = dg::is_summable(step_.type);
     const dg::status done = back([&](const gather_engine::output_rows& local) {
       return engine_->combine(
           gather_engine::partial_rows{sums_.data(), want_.global_rows + spare, step_.type, row},
           local, plan_);
     });
-    tally.combine_bytes = comm_.bytes_received() - received;
+    tally.combine_bytes = engine_->bytes_received() - received;
     if (!good(sums_.intact() && sums_.equals(before), "combine wrote its input")) return false;
     if (summable) {
       return good(done.ok(), "combine", done) &&

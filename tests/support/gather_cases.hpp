@@ -37,12 +37,13 @@ inline std::vector<dg::topology> worlds_of_cases() {
   return out;
 }
 
-/// `percent` of `DPGATHER_TEST_CASES` (20,000 by default) random cases, dealt to all worlds and all
-/// variants in turn.
-inline void run_gather_cases(const std::vector<gather_variant>& variants, std::uint64_t percent) {
-  const std::uint64_t cases = std::max<std::uint64_t>(case_count(20'000) * percent / 100, 1);
+/// `cases` random cases, dealt to all worlds and all variants in turn. `around(comm, sessions)` is
+/// called once for each rank of each world and calls `sessions()`.
+template <class Around>
+void run_gather_sessions(const std::vector<gather_variant>& variants,
+                         const std::vector<dg::topology>& worlds, std::uint64_t cases,
+                         Around around) {
   constexpr int steps = 4; // of a session
-  const std::vector<dg::topology> worlds = worlds_of_cases();
   // Small worlds often, since threads are what a case costs.
   std::vector<double> weight;
   double weights = 0;
@@ -58,11 +59,13 @@ inline void run_gather_cases(const std::vector<gather_variant>& variants, std::u
     dg::steady_wait_clock clock;
     dg::host_world world{worlds[w], clock, 100'000'000'000};
     dg::run_ranks(world, [&, first = sessions_so_far](dg::host_communicator comm) {
-      case_rank rank{comm, log};
-      for (std::uint64_t s = first; s < end; ++s) {
-        const std::uint64_t key = mixed(seed(), s, variants.size());
-        if (!rank.session(variants[s % variants.size()], key, steps, s * steps)) return;
-      }
+      around(comm, [&] {
+        case_rank rank{comm, log};
+        for (std::uint64_t s = first; s < end; ++s) {
+          const std::uint64_t key = mixed(seed(), s, variants.size());
+          if (!rank.session(variants[s % variants.size()], key, steps, s * steps)) return;
+        }
+      });
     });
     sessions_so_far = std::max(sessions_so_far, end);
   }
@@ -80,6 +83,14 @@ inline void run_gather_cases(const std::vector<gather_variant>& variants, std::u
   CHECK(log.at_capacity * 100 >= all * 20);
   CHECK(log.above_capacity > all / 100);
   CHECK(sessions_so_far >= variants.size());
+}
+
+/// `percent` of `DPGATHER_TEST_CASES` (20,000 by default) random cases, dealt to all worlds and all
+/// variants in turn.
+inline void run_gather_cases(const std::vector<gather_variant>& variants, std::uint64_t percent) {
+  const std::uint64_t cases = std::max<std::uint64_t>(case_count(20'000) * percent / 100, 1);
+  run_gather_sessions(variants, worlds_of_cases(), cases,
+                      [](dg::host_communicator&, auto&& sessions) { sessions(); });
 }
 
 } // namespace test_support

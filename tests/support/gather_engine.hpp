@@ -29,8 +29,9 @@
 
 namespace test_support {
 
-/// Sanitizers triple what a policy costs to compile: with them every cell has two tails, not four.
-#if defined(DPGATHER_TEST_IS_SANITIZED)
+/// Sanitizers and nvcc triple what a policy costs to compile: with them every cell has two tails,
+/// not four.
+#if defined(DPGATHER_TEST_IS_SANITIZED) || defined(__CUDACC__)
 inline constexpr bool every_tail = false;
 #else
 inline constexpr bool every_tail = true;
@@ -67,6 +68,8 @@ public:
   /// `counts::device`: what the engine writes before a call; nothing under other counts.
   virtual void write_counts(std::span<const std::int32_t> rows) = 0;
   virtual const dg::bucket_list& sum_ladder() = 0;
+  /// By this rank, from others, so far.
+  virtual std::uint64_t bytes_received() = 0;
 };
 
 template <class Policy>
@@ -74,7 +77,7 @@ class gather_engine_of final : public gather_engine {
 public:
   gather_engine_of(dg::host_communicator comm, const dg::gather_config& config,
                    std::span<std::byte> workspace)
-      : dp_{comm, config, workspace} {}
+      : comm_{comm}, dp_{comm, config, workspace} {}
 
   dg::status check() override { return dp_.check(); }
   dg::step_record record(std::uint64_t step) override { return dp_.record(step); }
@@ -115,8 +118,10 @@ public:
     }
   }
   const dg::bucket_list& sum_ladder() override { return dp_.rules().shared_ladder(); }
+  std::uint64_t bytes_received() override { return comm_.bytes_received(); }
 
 private:
+  dg::host_communicator comm_;
   dg::DpGather<Policy> dp_;
 };
 
@@ -130,8 +135,10 @@ inline constexpr unsigned char row_op_mask = 0x3c;
 
 /// Turns over four bits of every byte.
 struct flip_bits {
-  static void apply(const std::byte* from, std::byte* to, std::size_t bytes) noexcept {
-    for (std::size_t i = 0; i < bytes; ++i) to[i] = from[i] ^ std::byte{row_op_mask};
+  DPGATHER_HOST_DEVICE static void apply(const std::byte* from, std::byte* to,
+                                         std::size_t bytes) noexcept {
+    for (std::size_t i = 0; i < bytes; ++i)
+      to[i] = static_cast<std::byte>(static_cast<unsigned char>(from[i]) ^ row_op_mask);
   }
 };
 
@@ -146,7 +153,8 @@ struct gather_variant {
   dg::result<std::size_t> (*workspace_bytes)(const dg::gather_config&) = nullptr;
 };
 
-template <class Policy>
+template <class Policy, template <class> class Engine = gather_engine_of,
+          class Communicator = dg::host_communicator>
 gather_variant variant_of(std::string name, const policy_options& means, tail_option tail,
                           bool flips_bits) {
   return {std::move(name),
@@ -155,10 +163,10 @@ gather_variant variant_of(std::string name, const policy_options& means, tail_op
           flips_bits,
           [](dg::host_communicator comm, const dg::gather_config& config,
              std::span<std::byte> workspace) -> std::unique_ptr<gather_engine> {
-            return std::make_unique<gather_engine_of<Policy>>(comm, config, workspace);
+            return std::make_unique<Engine<Policy>>(comm, config, workspace);
           },
           [](const dg::gather_config& config) {
-            return dg::DpGather<Policy>::workspace_bytes(config);
+            return dg::DpGather<Policy, Communicator>::workspace_bytes(config);
           }};
 }
 
@@ -192,40 +200,52 @@ struct completed_cell : Cell {
 
 namespace detail {
 
-template <class Cell, class Combine, tail_option Tail, class TailType, bool Flips>
-void add_variant(std::vector<gather_variant>& out, const cell& c) {
-  using flip = dg::row_op::apply_to_rows<flip_bits>;
-  using row_op = std::conditional_t<Flips, flip, dg::row_op::identity>;
-  constexpr const char* tails[] = {"zero", "sentinel", "leave", "poison"};
-  const std::string name = describe(c) + ' ' + name_of(Combine::kind) +
-                           " tail=" + tails[static_cast<std::size_t>(Tail)] +
-                           (Flips ? " row_op" : "");
-  out.push_back(variant_of<completed_cell<Cell, TailType, Combine, row_op>>(
-      name, meaning_of(c, Combine::kind), Tail, Flips));
-}
+/// Adds variants of one kind of engine to a list.
+template <template <class> class Engine, class Communicator>
+struct variant_maker {
+  std::vector<gather_variant>& out;
 
-/// All four tails, or every other one; the row functor in one of them.
-template <class Cell, class Combine, std::size_t Flipped, bool Zero = true, bool Sentinel = true>
-void add_tails(std::vector<gather_variant>& out, const cell& c) {
-  using enum tail_option;
-  if constexpr (Zero) {
-    add_variant<Cell, Combine, zero, dg::tail::zero, Flipped == 0>(out, c);
-    add_variant<Cell, Combine, poison, dg::tail::poison, Flipped == 1>(out, c);
+  template <class Cell, class Combine, tail_option Tail, class TailType, bool Flips>
+  void add(const cell& c) {
+    using flip = dg::row_op::apply_to_rows<flip_bits>;
+    using row_op = std::conditional_t<Flips, flip, dg::row_op::identity>;
+    using policy = completed_cell<Cell, TailType, Combine, row_op>;
+    constexpr const char* tails[] = {"zero", "sentinel", "leave", "poison"};
+    const std::string name = describe(c) + ' ' + name_of(Combine::kind) +
+                             " tail=" + tails[static_cast<std::size_t>(Tail)] +
+                             (Flips ? " row_op" : "");
+    out.push_back(
+        variant_of<policy, Engine, Communicator>(name, meaning_of(c, Combine::kind), Tail, Flips));
   }
-  if constexpr (Sentinel) {
-    add_variant<Cell, Combine, sentinel, dg::tail::sentinel<sentinel_number>, Flipped == 2>(out, c);
-    add_variant<Cell, Combine, leave, dg::tail::leave, Flipped == 3>(out, c);
+
+  /// All four tails, or every other one; the row functor in one of them. Cells that do not go
+  /// together with the way of combining are left out.
+  template <class Cell, class Combine, std::size_t Flipped, bool Zero = true, bool Sentinel = true>
+  void add_tails(const cell& c) {
+    using enum tail_option;
+    using plain = completed_cell<Cell, dg::tail::zero, Combine, dg::row_op::identity>;
+    if constexpr (Zero && dg::valid_policy<plain>) {
+      add<Cell, Combine, zero, dg::tail::zero, Flipped == 0>(c);
+      add<Cell, Combine, poison, dg::tail::poison, Flipped == 1>(c);
+    }
+    if constexpr (Sentinel && dg::valid_policy<plain>) {
+      add<Cell, Combine, sentinel, dg::tail::sentinel<sentinel_number>, Flipped == 2>(c);
+      add<Cell, Combine, leave, dg::tail::leave, Flipped == 3>(c);
+    }
   }
-}
+};
 
 } // namespace detail
 
-/// The variants of every legal host cell that `Wanted` (a constexpr predicate on cells) takes, with
-/// all tails, and with the second way of combining, where it is legal, with two of them.
-template <auto Wanted>
+/// The variants of every legal cell of one communicator that `Wanted` (a constexpr predicate on
+/// cells) takes, with all tails, and with the second way of combining, where it is legal, with two
+/// of them.
+template <auto Wanted, dg::comm_kind Comm = dg::comm_kind::host,
+          template <class> class Engine = gather_engine_of,
+          class Communicator = dg::host_communicator>
 std::vector<gather_variant> variants_of_cells() {
   std::vector<gather_variant> out;
-  for_each_legal_cell([&]<class Cell>(const cell& c) {
+  for_each_legal_cell<Comm>([&]<class Cell>(const cell& c) {
     if constexpr (Wanted(Cell::is)) {
       // Neighbours in the table get the row functor with different tails.
       constexpr std::size_t mix =
@@ -233,13 +253,11 @@ std::vector<gather_variant> variants_of_cells() {
           static_cast<std::size_t>(Cell::is.layout) + static_cast<std::size_t>(Cell::is.lookup) +
           static_cast<std::size_t>(Cell::is.counts) + static_cast<std::size_t>(Cell::is.situation);
       constexpr bool even = mix % 2 == 0;
-      detail::add_tails<Cell, dg::combine::reduce_scatter, mix % 4, every_tail || !even,
-                        every_tail || even>(out, c);
-      using other = completed_cell<Cell, dg::tail::zero, dg::combine::all_reduce_then_scatter,
-                                   dg::row_op::identity>;
-      if constexpr (dg::valid_policy<other>)
-        detail::add_tails<Cell, dg::combine::all_reduce_then_scatter, (mix + 1) % 4, even, !even>(
-            out, c);
+      detail::variant_maker<Engine, Communicator> maker{out};
+      maker.template add_tails<Cell, dg::combine::reduce_scatter, mix % 4, every_tail || !even,
+                               every_tail || even>(c);
+      maker.template add_tails<Cell, dg::combine::all_reduce_then_scatter, (mix + 1) % 4, even,
+                               !even>(c);
     }
   });
   return out;

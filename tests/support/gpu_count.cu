@@ -1,6 +1,6 @@
 #include <cuda_runtime.h>
 
-bool has_gpu() {
+int gpu_count() {
   int devices = 0;
-  return cudaGetDeviceCount(&devices) == cudaSuccess && devices > 0;
+  return cudaGetDeviceCount(&devices) == cudaSuccess ? devices : 0;
 }

@@ -91,11 +91,13 @@ public:
   }
   [[nodiscard]] status all_reduce(const void* send, void* recv, std::size_t count, element type,
                                   cudaStream_t stream) noexcept {
-    const std::size_t all = count * size_of(type);
-    return issue("all_reduce", stream, 2 * (wide_size() - 1) * all / wide_size(),
-                 [&](ncclComm_t comm) noexcept {
-                   return ncclAllReduce(send, recv, count, nccl_type(type), ncclSum, comm, stream);
-                 });
+    // A reduce-scatter and an all-gather of slices.
+    const std::size_t first = count * static_cast<std::size_t>(rank_) / wide_size();
+    const std::size_t slice = count * (static_cast<std::size_t>(rank_) + 1) / wide_size() - first;
+    const std::size_t elements = (wide_size() - 1) * slice + (count - slice);
+    return issue("all_reduce", stream, elements * size_of(type), [&](ncclComm_t comm) noexcept {
+      return ncclAllReduce(send, recv, count, nccl_type(type), ncclSum, comm, stream);
+    });
   }
   [[nodiscard]] status reduce_scatter(const void* send, void* recv, std::size_t count, element type,
                                       cudaStream_t stream) noexcept {

@@ -11,6 +11,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <thread>
 
 namespace dpgather::inline v0 {
 
@@ -25,7 +26,8 @@ template <class Poll>
     if (state == cudaSuccess) return {};
     if (state != cudaErrorNotReady) return cuda_status(state, "wait");
     (void)cudaGetLastError(); // "not ready" is no error
-    if (looked % 64 != 0) continue;
+    if (looked % 64 != 63) continue;
+    std::this_thread::yield(); // a step takes microseconds, a rank that is late far longer
     if (status bad = poll(); !bad) return bad;
     if (clock::now() > end)
       return {.code = errc::timeout, .limit = timeout_ns / 1000, .where = "wait"};
