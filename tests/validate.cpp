@@ -137,8 +137,8 @@ TEST_CASE("the legal cells are visited once each, with the policy that belongs t
   CHECK(seen.size() == test_support::legal_cell_count<>);
   CHECK(seen.size() == 32);
   CHECK(test_support::legal_cell_count<dg::comm_kind::peer> == seen.size());
-  // Without unknown counts, and without exact graphs.
-  CHECK(test_support::legal_cell_count<dg::comm_kind::nccl> == 15);
+  // Without unknown counts, exact graphs, and graphs whose combine brings own rows only.
+  CHECK(test_support::legal_cell_count<dg::comm_kind::nccl> == 11);
 }
 
 TEST_CASE("each combination that the field uses is legal, each that it fears is not") {
@@ -150,6 +150,10 @@ TEST_CASE("each combination that the field uses is legal, each that it fears is 
   static_assert(first_violation<rebind_comm<exact_graph, comm::peer>>() == violation::none);
   static_assert(first_violation<rebind_comm<exact_graph, comm::nccl>>() ==
                 violation::nccl_exact_in_graph);
+  static_assert(first_violation<rebind_comm<sum_always, comm::nccl>>() == violation::none);
+  static_assert(first_violation<
+                    policy<mode::all_reduce, padding::max_len, comm::nccl, ladder::sglang<8>>>() ==
+                violation::nccl_combine_in_graph);
   static_assert(first_violation<policy<mode::exact, padding::none, comm::nccl, ladder::sglang<8>,
                                        in_graph<mode::all_gather, padding::max_len>>>() ==
                 violation::none);
@@ -259,6 +263,7 @@ TEST_CASE("the compile-fail files expect as many errors as the table has cells")
       {"sum_len_needs_lookup_sum", test_support::cells_that_break(sum_len_needs_lookup_sum)},
       {"no_padding_needs_exact_own", test_support::cells_that_break(no_padding_needs_exact_own)},
       {"nccl_exact_in_graph", test_support::cells_that_break(nccl_exact_in_graph)},
+      {"nccl_combine_in_graph", test_support::cells_that_break(nccl_combine_in_graph)},
       {"nccl_needs_agreed_counts", test_support::cells_that_break(nccl_needs_agreed_counts)},
       {"rule_needs_agreed_counts", test_support::cells_that_break(rule_needs_agreed_counts)},
       {"unknown_counts_need_exact", test_support::cells_that_break(unknown_counts_need_exact)},

@@ -24,6 +24,7 @@ enum class violation : std::uint8_t {
   sum_len_needs_lookup_sum,
   no_padding_needs_exact_own,
   nccl_exact_in_graph,
+  nccl_combine_in_graph,
   nccl_needs_agreed_counts,
   rule_needs_agreed_counts,
   unknown_counts_need_exact,
@@ -66,6 +67,9 @@ template <class P, situation Situation, class Mode, class Padding>
     return violation::no_padding_needs_exact_own;
   if (graph && mode == mode_kind::exact && options::comm::kind == comm_kind::nccl)
     return violation::nccl_exact_in_graph;
+  if (graph && mode == mode_kind::all_reduce && options::comm::kind == comm_kind::nccl &&
+      options::combine::kind == combine_kind::reduce_scatter)
+    return violation::nccl_combine_in_graph;
   return violation::none;
 }
 
@@ -170,6 +174,10 @@ consteval bool validate() noexcept {
       broken != violation::nccl_exact_in_graph,
       "dpgather: mode::exact over NCCL would freeze host counts in a graph; use comm::peer, "
       "or in_graph<mode::all_gather, padding::max_len>");
+  static_assert(broken != violation::nccl_combine_in_graph,
+                "dpgather: combine::reduce_scatter of an all-reduce mode over NCCL would freeze "
+                "host counts in "
+                "a graph; use combine::all_reduce_then_scatter, or comm::peer");
   static_assert(broken != violation::nccl_needs_agreed_counts,
                 "dpgather: NCCL takes row counts from the host; use counts::agreed, or comm::peer");
   static_assert(broken != violation::rule_needs_agreed_counts,

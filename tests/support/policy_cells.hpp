@@ -107,6 +107,11 @@ inline constexpr rule_in_words rules_of_one_mode[] = {
      [](const fixed_mode& m) {
        return m.in_graph && m.mode == mode_kind::exact && m.comm == comm_kind::nccl;
      }},
+    {violation::nccl_combine_in_graph,
+     "so would the combine of the cells, which brings each rank its own rows only",
+     [](const fixed_mode& m) {
+       return m.in_graph && m.mode == mode_kind::all_reduce && m.comm == comm_kind::nccl;
+     }},
 };
 
 } // namespace detail

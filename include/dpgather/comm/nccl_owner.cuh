@@ -6,6 +6,7 @@
 #include <dpgather/bootstrap.hpp>
 #include <dpgather/comm/nccl_bootstrap.cuh>
 #include <dpgather/comm/nccl_status.cuh>
+#include <dpgather/comm/nccl_warm_up.cuh>
 #include <dpgather/comm/nccl_world.cuh>
 #include <dpgather/config.hpp>
 #include <dpgather/status.hpp>
@@ -42,7 +43,9 @@ public:
     }
     exchange_.emplace(world_comm_, timeout_ns);
     world_.emplace(place, world_comm_, attention_tp_, &*exchange_);
-    failure_ = agreed(ranks, exchange_->check().ok() ? world_->check() : exchange_->check());
+    mine = exchange_->check().ok() ? world_->check() : exchange_->check();
+    failure_ = agreed(ranks, mine);
+    if (failure_.ok()) failure_ = agreed(ranks, warm_up(*world_, timeout_ns));
   }
   nccl_owner(const nccl_owner&) = delete;
   nccl_owner& operator=(const nccl_owner&) = delete;
