@@ -109,7 +109,7 @@ public:
             place, global_.data(), lane_.world_pieces(places_, global_.row_bytes()), stream_);
         !bad)
       return bad;
-    if constexpr (std::same_as<typename Options::tail, tail::leave>) {
+    if constexpr (std::same_as<typename Options::tail, tail::leave> || only_real_rows) {
       return {};
     } else {
       return fill_all_tails();
@@ -117,6 +117,15 @@ public:
   }
 
 private:
+  /// Exact moves of agreed counts outside graphs: the output has no other rows.
+  static constexpr bool only_real_rows = [] {
+    if constexpr (is_choice<typename Options::mode>) {
+      return false; // its paddings come with its modes
+    } else {
+      return Options::where == situation::eager && Options::padding::kind == padding_kind::none &&
+             Options::counts::kind == counts_kind::agreed;
+    }
+  }();
   /// What a sum leaves in the tails is what the policy wants there, or nobody minds.
   static constexpr bool zeros_do = std::same_as<typename Options::tail, tail::zero> ||
                                    std::same_as<typename Options::tail, tail::leave>;

@@ -129,6 +129,7 @@ template <policy_like P, situation Situation>
 struct resolved {
   using overrides = std::conditional_t<Situation == situation::eager, typename P::eager_type,
                                        typename P::in_graph_type>;
+  static constexpr situation where = Situation;
   using mode = typename overrides::template get<category::mode, typename P::mode_type>;
   using padding = typename overrides::template get<category::padding, typename P::padding_type>;
   using align = typename overrides::template get<category::align, typename P::align_type>;

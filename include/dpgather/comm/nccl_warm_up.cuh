@@ -2,7 +2,7 @@
 
 /// @file
 /// NCCL connects ranks when an algorithm is first used, which allocates and exchanges handles. That
-/// has no place on the step path, and inside a capture it fails (NCCL 2.28.9: `ncclInternalError`).
+/// has no place on the step path, and inside a capture it fails (NCCL 2.28.3: `ncclInternalError`).
 
 #include <dpgather/comm/communicator.hpp>
 #include <dpgather/comm/nccl_communicator.cuh>

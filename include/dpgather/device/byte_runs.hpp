@@ -180,12 +180,21 @@ DPGATHER_HOST_DEVICE void fill_words(const byte_runs& to, std::uint64_t bits, st
   }
 }
 
+/// Reads and writes one aligned word.
+template <class Word>
+[[nodiscard]] DPGATHER_HOST_DEVICE Word load_word(const std::byte* from) noexcept {
+  Word value;
+  std::memcpy(&value, __builtin_assume_aligned(from, sizeof(Word)), sizeof(Word));
+  return value;
+}
+template <class Word>
+DPGATHER_HOST_DEVICE void store_word(std::byte* to, const Word& value) noexcept {
+  std::memcpy(__builtin_assume_aligned(to, sizeof(Word)), &value, sizeof(Word));
+}
 /// Copies one aligned word.
 template <class Word>
 DPGATHER_HOST_DEVICE void copy_word(std::byte* to, const std::byte* from) noexcept {
-  Word value;
-  std::memcpy(&value, __builtin_assume_aligned(from, sizeof(Word)), sizeof(Word));
-  std::memcpy(__builtin_assume_aligned(to, sizeof(Word)), &value, sizeof(Word));
+  store_word(to, load_word<Word>(from));
 }
 
 /// Copies runs to runs of the same number and length in words that both sides allow; worker
@@ -197,17 +206,21 @@ DPGATHER_HOST_DEVICE void copy_words(const byte_runs& to, const byte_runs& from,
   auto* const target = reinterpret_cast<std::byte*>(to.start);
   if (to.slices == 1 && to.runs == 1) {
     // Four words in flight per worker: a store may alias the next load for all the compiler knows.
-    constexpr std::uint64_t batch = 4;
+    // Values and no array, which would go through a kernel's local memory.
     const std::uint64_t words = to.run_bytes / sizeof(Word);
+    const std::uint64_t step = workers * sizeof(Word);
     std::uint64_t i = worker;
-    for (; i + (batch - 1) * workers < words; i += batch * workers) {
-      Word held[batch];
-      for (std::uint64_t b = 0; b < batch; ++b)
-        copy_word<Word>(reinterpret_cast<std::byte*>(&held[b]),
-                        source + (i + b * workers) * sizeof(Word));
-      for (std::uint64_t b = 0; b < batch; ++b)
-        copy_word<Word>(target + (i + b * workers) * sizeof(Word),
-                        reinterpret_cast<const std::byte*>(&held[b]));
+    for (; i + 3 * workers < words; i += 4 * workers) {
+      const std::byte* const from_word = source + i * sizeof(Word);
+      std::byte* const to_word = target + i * sizeof(Word);
+      const Word first = load_word<Word>(from_word);
+      const Word second = load_word<Word>(from_word + step);
+      const Word third = load_word<Word>(from_word + 2 * step);
+      const Word fourth = load_word<Word>(from_word + 3 * step);
+      store_word(to_word, first);
+      store_word(to_word + step, second);
+      store_word(to_word + 2 * step, third);
+      store_word(to_word + 3 * step, fourth);
     }
     for (; i < words; i += workers)
       copy_word<Word>(target + i * sizeof(Word), source + i * sizeof(Word));
