@@ -129,6 +129,10 @@ public:
   /// The same where kernels read them, at a fixed address too: device memory, at the front of the
   /// workspace, or `counts()` itself where there is no device.
   [[nodiscard]] const count_set* live_counts() const noexcept { return lane_.live; }
+  /// This rank's real rows there, for `unit_counts::live`.
+  [[nodiscard]] const std::int32_t* live_rows() const noexcept {
+    return lane_.live->rows + config().topology.dp_rank;
+  }
   /// Where the plan's rows lie, for kernels and jobs of the engine's own (see `row_masks`).
   [[nodiscard]] placement live_places(const step_plan& plan) const noexcept {
     return lane_.live_places(plan);
@@ -234,6 +238,28 @@ public:
     if (status bad = lane_.refresh(stream); !bad) return bad;
     last_plan_ = plan.digest;
     return {};
+  }
+
+  /// The plan to capture for a size of the ladder: all ranks hold `requests` requests of `width`
+  /// tokens. Counts in it do not matter to a captured graph, its shape does: the one of every step
+  /// whose plan has that `shared_bucket` (looked up by `max`) or, by the sum, the sum's.
+  /// Errors: those of `make_plan`.
+  [[nodiscard]] result<step_plan> capture_plan(std::int32_t requests, std::int32_t width = 1,
+                                               row_kind kind = row_kind::hidden) const noexcept
+      requires(Policy::counts_type::kind == counts_kind::agreed) {
+    if (!broken_.ok()) return broken_;
+    const topology& place = config().topology;
+    agreement full{.dp_size = place.dp_size, .tp_size = place.tp_size, .width = width};
+    full.can_run_graph = true;
+    full.tokens = full.logits_tokens = full.draft_tokens = real_rows::zeros(place.dp_size);
+    full.requests = request_counts::zeros(place.dp_size);
+    for (std::int32_t r = 0; r < place.dp_size; ++r) {
+      full.tokens.set(r, requests * width);
+      full.logits_tokens.set(r, requests * width);
+      full.draft_tokens.set(r, requests * config().draft_width);
+      full.requests.set(r, requests);
+    }
+    return make_plan(rules_, full, kind);
   }
 
   // --- calls ----------------------------------------------------------------------------------

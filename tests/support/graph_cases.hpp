@@ -65,10 +65,7 @@ public:
   void capture() {
     const dg::status captured =
         graphs_.capture(dp_.rules().ladder(), stream(), [this](std::int32_t bucket) {
-          // Every rank full: the bucket of the maximum, and in `sum` policies of the sum as well.
-          std::vector<dg::step_record> records;
-          for (std::int32_t r = 0; r < comm_.size(); ++r) records.push_back(record(r, bucket, 0));
-          const auto plan = dp_.plan(records);
+          const auto plan = dp_.capture_plan(bucket);
           return plan.ok() ? step(*plan) : plan.status();
         });
     must(captured);
@@ -144,8 +141,7 @@ private:
   dg::status step(const dg::step_plan& plan) {
     const std::int32_t own = comm_.topology().dp_rank;
     const std::int32_t padded = plan.padded[own];
-    const dg::unit_counts units{
-        .padded = padded, .capacity = requests, .live = dp_.live_counts()->rows + own};
+    const dg::unit_counts units{.padded = padded, .capacity = requests, .live = dp_.live_rows()};
     const dg::pad_tensor pads[] = {dg::pad_vector(ids_, units, -1)};
     if (dg::status bad = dg::pad(pads, stream()); !bad) return bad;
     const auto gathered =

@@ -9,14 +9,20 @@
 #include <dpgather/comm/nccl_warm_up.cuh>
 #include <dpgather/comm/nccl_world.cuh>
 #include <dpgather/config.hpp>
+#include <dpgather/device/cuda_runtime.cuh>
 #include <dpgather/status.hpp>
 #include <dpgather/topology.hpp>
 
 #include <nccl.h>
 
+#include <chrono>
+#include <condition_variable>
 #include <cstdint>
-#include <cstring>
+#include <exception>
+#include <memory>
+#include <mutex>
 #include <optional>
+#include <thread>
 #include <vector>
 
 namespace dpgather::inline v0 {
@@ -24,17 +30,21 @@ namespace dpgather::inline v0 {
 /// Owns the communicators of one rank: one of all ranks, and with A > 1 one of the A peers, split
 /// from it; and the exchange that `checks::checked` and `agree` use.
 ///
-/// Collective to construct, with the device of the rank current. The bootstrap's deadlines hold:
-/// NCCL's own initialisation, which has none, begins after all ranks have come. Allocates. Errors
-/// of the construction, the same verdict on all ranks: those of the bootstrap, `native_error`,
-/// `nccl_version`, `peer_refused{rank}` where another rank failed; see `check()`.
+/// Collective to construct, with the device of the rank current. Bounded: NCCL's own initialisation
+/// has no deadline, so it runs on a thread of its own, which is left behind when `timeout_ns` has
+/// passed. (NCCL's non-blocking communicators are no way out: they start a thread for every call.)
+/// Warms up (see `warm_up`), so that the first call may be a captured one. Allocates. Errors of the
+/// construction, where one rank's failure is every rank's: those of the bootstrap, `native_error`,
+/// `timeout`, `nccl_version`, `peer_refused{rank}` where another rank failed; see `check()`.
 class nccl_owner {
 public:
   template <bootstrap Bootstrap>
   nccl_owner(Bootstrap& ranks, const topology& place,
              std::int64_t timeout_ns = nccl_bootstrap::default_timeout_ns) {
-    status mine = connect(ranks, place);
-    if (mine.ok()) mine = split(place);
+    ncclUniqueId id{};
+    status mine = meet(ranks, place, id);
+    if (mine.ok())
+      mine = bounded(timeout_ns, [id, place, timeout_ns] { return make(id, place, timeout_ns); });
     // Whoever failed says so, so that no rank goes on alone.
     failure_ = agreed(ranks, mine);
     if (!failure_.ok()) {
@@ -43,15 +53,18 @@ public:
     }
     exchange_.emplace(world_comm_, timeout_ns);
     world_.emplace(place, world_comm_, attention_tp_, &*exchange_);
-    mine = exchange_->check().ok() ? world_->check() : exchange_->check();
-    failure_ = agreed(ranks, mine);
-    if (failure_.ok()) failure_ = agreed(ranks, warm_up(*world_, timeout_ns));
+    failure_ = agreed(ranks, exchange_->check().ok() ? world_->check() : exchange_->check());
   }
   nccl_owner(const nccl_owner&) = delete;
   nccl_owner& operator=(const nccl_owner&) = delete;
-  /// Destroys the communicators; aborts them after a failure. Under graphs that are still alive,
+  /// Destroys the communicators; aborts them after a failure, and when an exception is on its way
+  /// through this rank, which the others may be waiting for. Under graphs that are still alive,
   /// where `close` answers an error, they are left alone: NCCL would hang or crash.
-  ~nccl_owner() { (void)close(); }
+  ~nccl_owner() {
+    if (std::uncaught_exceptions() > 0 && failure_.ok())
+      failure_ = {.code = errc::peer_left, .where = "nccl_owner"};
+    (void)close();
+  }
 
   /// Ok, or why there is nothing here to use.
   [[nodiscard]] status check() const noexcept { return failure_; }
@@ -60,9 +73,13 @@ public:
   [[nodiscard]] nccl_bootstrap& exchange() noexcept { return *exchange_; }
 
   /// Destroys what the destructor would, and says how it went. Collective where no rank failed.
+  /// After a failure: destroy the graphs, `world().abort()`, then free what the calls used. Waits a
+  /// little for graphs that were destroyed just now, since CUDA lets go of them later.
   /// Errors: `graphs_alive{n}`, nothing was destroyed, call again; `native_error`.
   [[nodiscard]] status close() noexcept {
     if (!world_.has_value()) return {};
+    for (int waits = 0; world_->graphs_alive() > 0 && waits < 100; ++waits)
+      std::this_thread::sleep_for(std::chrono::milliseconds{1});
     if (world_->graphs_alive() > 0)
       return {.code = errc::graphs_alive,
               .rank = world_->topology().world_rank(),
@@ -84,30 +101,75 @@ public:
   }
 
 private:
+  struct communicators {
+    ncclComm_t world = nullptr;
+    ncclComm_t attention_tp = nullptr;
+    status done{};
+  };
+
+  /// Everything that can be refused before NCCL starts; all ranks leave with one id.
   template <bootstrap Bootstrap>
-  [[nodiscard]] status connect(Bootstrap& ranks, const topology& place) {
-    if (status bad = place.validate(); !bad) return agreed(ranks, bad);
-    if (ranks.size() != place.world_size() || ranks.rank() != place.world_rank())
-      return agreed(ranks, status{.code = errc::bad_group,
-                                  .about = subject::world,
-                                  .rank = ranks.rank(),
-                                  .value = ranks.size(),
-                                  .limit = place.world_size(),
-                                  .where = "nccl_owner"});
-    status mine = check_nccl_version();
-    ncclUniqueId id{};
+  [[nodiscard]] static status meet(Bootstrap& ranks, const topology& place, ncclUniqueId& id) {
+    status mine = place.validate();
+    if (mine.ok() && (ranks.size() != place.world_size() || ranks.rank() != place.world_rank()))
+      mine = {.code = errc::bad_group,
+              .about = subject::world,
+              .rank = ranks.rank(),
+              .value = ranks.size(),
+              .limit = place.world_size(),
+              .where = "nccl_owner"};
+    if (mine.ok()) mine = check_nccl_version();
     if (mine.ok() && ranks.rank() == 0) mine = nccl_status(ncclGetUniqueId(&id), "nccl_owner", 0);
     if (status bad = agreed(ranks, mine); !bad) return bad;
     std::vector<ncclUniqueId> ids(static_cast<std::size_t>(ranks.size()));
     if (status bad = ranks.all_gather(&id, ids.data(), sizeof id); !bad) return bad;
-    return nccl_status(ncclCommInitRank(&world_comm_, ranks.size(), ids[0], ranks.rank()),
-                       "nccl_owner", ranks.rank());
+    id = ids[0];
+    return {};
   }
-  [[nodiscard]] status split(const topology& place) noexcept {
-    if (place.tp_size == 1) return {};
-    return nccl_status(
-        ncclCommSplit(world_comm_, place.dp_rank, place.tp_rank, &attention_tp_, nullptr),
-        "nccl_owner", place.world_rank());
+  /// NCCL's part: collective, and blocking for as long as NCCL likes.
+  [[nodiscard]] static communicators make(const ncclUniqueId& id, const topology& place,
+                                          std::int64_t timeout_ns) {
+    communicators out;
+    const std::int32_t rank = place.world_rank();
+    out.done =
+        nccl_status(ncclCommInitRank(&out.world, place.world_size(), id, rank), "nccl_owner", rank);
+    if (out.done.ok() && place.tp_size > 1)
+      out.done = nccl_status(
+          ncclCommSplit(out.world, place.dp_rank, place.tp_rank, &out.attention_tp, nullptr),
+          "nccl_owner", rank);
+    if (out.done.ok()) {
+      nccl_world briefly{place, out.world, out.attention_tp};
+      out.done = briefly.check().ok() ? warm_up(briefly, timeout_ns / 10 * 8) : briefly.check();
+    }
+    return out;
+  }
+  /// Runs `make` on a thread of its own; takes what it made, or leaves it behind.
+  template <class Make>
+  [[nodiscard]] status bounded(std::int64_t timeout_ns, Make make) {
+    struct shared {
+      std::mutex mutex;
+      std::condition_variable changed;
+      std::optional<communicators> made;
+    };
+    const auto state = std::make_shared<shared>();
+    int device = 0;
+    if (status bad = cuda_status(cudaGetDevice(&device), "nccl_owner"); !bad) return bad;
+    std::thread{[state, make, device] {
+      communicators made;
+      made.done = cuda_status(cudaSetDevice(device), "nccl_owner");
+      if (made.done.ok()) made = make();
+      const std::lock_guard lock{state->mutex};
+      state->made = made;
+      state->changed.notify_all();
+    }}.detach();
+    std::unique_lock lock{state->mutex};
+    // Before the other ranks' patience with their bootstrap ends, so that they hear why.
+    const std::chrono::nanoseconds limit{timeout_ns / 10 * 9};
+    if (!state->changed.wait_for(lock, limit, [&] { return state->made.has_value(); }))
+      return {.code = errc::timeout, .limit = timeout_ns / 1000, .where = "nccl_owner"};
+    world_comm_ = state->made->world;
+    attention_tp_ = state->made->attention_tp;
+    return state->made->done;
   }
   void abort() noexcept {
     if (attention_tp_ != nullptr) (void)ncclCommAbort(attention_tp_);
