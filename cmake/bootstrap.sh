@@ -4,6 +4,7 @@
 #
 #   need <package> <command>...   notes the package unless the command succeeds
 #   install_missing               installs what was noted: as root; others get the exact line, exit 2
+#   cuda_flags                    prints the flags for this machine's GPU, or those that leave CUDA out
 #   configure <folder> <flag>...  configures build/<folder>
 #   build <folder> <flag>...      builds it
 
@@ -51,6 +52,15 @@ install_missing() {
   fi
   rm -f "$log"
   missing=()
+}
+
+# Without a GPU nothing that nvcc builds can run here, and building it takes minutes.
+cuda_flags() {
+  if nvidia-smi -L >/dev/null 2>&1; then
+    echo -DDPGATHER_ENABLE_CUDA=ON -DCMAKE_CUDA_ARCHITECTURES=native
+  else
+    echo -DDPGATHER_ENABLE_CUDA=OFF
+  fi
 }
 
 configure() {

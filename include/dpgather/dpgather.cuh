@@ -8,6 +8,7 @@
 
 #if DPGATHER_CPLUSPLUS >= 202002L
 
+#include <dpgather/comm/run_ranks.hpp>
 #include <dpgather/comm/unix_socket_bootstrap.hpp>
 #include <dpgather/device/executor.cuh>
 #include <dpgather/graphs.cuh>

@@ -2,7 +2,8 @@
 
 /// @file
 /// Everything that needs no GPU and no toolkit: policies, plans, `DpGather` on threads, pad and
-/// trim.
+/// trim. Apart from it, because they cost what they include: `comm/run_ranks.hpp` (starts the
+/// threads), `comm/unix_socket_bootstrap.hpp`.
 
 #include <dpgather/config.hpp>
 
@@ -13,7 +14,6 @@
 #include <dpgather/batch_trim.hpp>
 #include <dpgather/bootstrap.hpp>
 #include <dpgather/comm/host_communicator.hpp>
-#include <dpgather/comm/run_ranks.hpp>
 #include <dpgather/device/masks.hpp>
 #include <dpgather/device/tensor_lists.hpp>
 #include <dpgather/dp_gather.hpp>

@@ -120,6 +120,7 @@ private:
 } // namespace std
 
 #define atomic dpgather_noisy_atomic
+#include <dpgather/comm/run_ranks.hpp>
 #include <dpgather/dpgather.hpp>
 #undef atomic
 

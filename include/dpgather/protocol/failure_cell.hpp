@@ -4,10 +4,10 @@
 /// The first error of a world of ranks, kept for good.
 
 #include <dpgather/config.hpp>
+#include <dpgather/protocol/monitor.hpp>
 #include <dpgather/status.hpp>
 
 #include <atomic>
-#include <mutex>
 
 namespace dpgather::inline v0 {
 
@@ -18,7 +18,7 @@ public:
 
   /// Keeps `cause` if it is the first, and answers the one that is.
   status raise(const status& cause) noexcept {
-    const std::lock_guard lock{mutex_};
+    const monitor::lock held{monitor_};
     if (!failed_.load(std::memory_order_relaxed)) {
       first_ = cause;
       failed_.store(true, std::memory_order_release);
@@ -29,7 +29,7 @@ public:
   /// The first failure, or ok.
   [[nodiscard]] status first() const noexcept {
     if (!failed()) return {};
-    const std::lock_guard lock{mutex_};
+    const monitor::lock held{monitor_};
     return first_;
   }
 
@@ -42,7 +42,7 @@ public:
   }
 
 private:
-  mutable std::mutex mutex_;
+  mutable monitor monitor_;
   std::atomic<bool> failed_{false};
   status first_{};
 };

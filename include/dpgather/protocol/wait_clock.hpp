@@ -5,13 +5,11 @@
 /// that they move themselves.
 
 #include <dpgather/config.hpp>
+#include <dpgather/protocol/monitor.hpp>
 
 #include <algorithm>
 #include <atomic>
-#include <chrono>
-#include <condition_variable>
 #include <cstdint>
-#include <mutex>
 
 namespace dpgather::inline v0 {
 
@@ -36,35 +34,24 @@ public:
   /// Wakes all waiters. Call it after the flags that they look at were written.
   virtual void notify() noexcept {
     {
-      const std::lock_guard lock{mutex_};
+      const monitor::lock held{monitor_};
       version_.fetch_add(1, std::memory_order_acq_rel);
     }
-    changed_.notify_all();
+    monitor_.notify_all();
   }
 
 protected:
-  std::mutex mutex_;
-  std::condition_variable changed_;
+  monitor monitor_;
   std::atomic<std::uint64_t> version_{0};
 };
 
 /// Real time.
 class steady_wait_clock final : public wait_clock {
 public:
-  [[nodiscard]] std::int64_t now_ns() noexcept override {
-    return std::chrono::duration_cast<std::chrono::nanoseconds>(
-               std::chrono::steady_clock::now().time_since_epoch())
-        .count();
-  }
+  [[nodiscard]] std::int64_t now_ns() noexcept override { return monitor::now_ns(); }
   void wait(std::uint64_t seen, std::int64_t deadline_ns) noexcept override {
-    std::unique_lock lock{mutex_};
-    // A system clock step cannot shorten this: the steady clock is waited for. Capped, so that a
-    // deadline far away does not overflow the clock's own arithmetic.
-    constexpr std::int64_t longest = 3'600'000'000'000;
-    const std::int64_t left = std::min(deadline_ns - now_ns(), longest);
-    if (left <= 0) return;
-    changed_.wait_until(lock, std::chrono::steady_clock::now() + std::chrono::nanoseconds{left},
-                        [&] { return version() != seen; });
+    monitor::lock held{monitor_};
+    while (version() == seen && now_ns() < deadline_ns) held.wait_until(deadline_ns);
   }
 };
 
@@ -83,7 +70,7 @@ public:
   }
 
   void wait(std::uint64_t seen, std::int64_t deadline_ns) noexcept override {
-    std::unique_lock lock{mutex_};
+    monitor::lock held{monitor_};
     if (version() != seen) return;
     ++waiting_;
     next_ = std::min(next_, deadline_ns);
@@ -91,17 +78,17 @@ public:
       advance();
       return;
     }
-    changed_.wait(lock, [&] { return version() != seen; });
+    while (version() == seen) held.wait();
   }
 
   void notify() noexcept override {
-    const std::lock_guard lock{mutex_};
+    const monitor::lock held{monitor_};
     wake();
   }
 
   /// This participant waits no more.
   void leave() noexcept {
-    const std::lock_guard lock{mutex_};
+    const monitor::lock held{monitor_};
     --running_;
     if (running_ > 0 && waiting_ == running_) advance();
   }
@@ -116,12 +103,12 @@ public:
   }
 
 private:
-  // With the mutex held: whoever waited for an older version no longer counts as waiting.
+  // With the lock held: whoever waited for an older version no longer counts as waiting.
   void wake() noexcept {
     waiting_ = 0;
     next_ = INT64_MAX;
     version_.fetch_add(1, std::memory_order_acq_rel);
-    changed_.notify_all();
+    monitor_.notify_all();
   }
   void advance() noexcept {
     if (next_ != INT64_MAX) now_.store(std::max(next_, now_.load()), std::memory_order_release);
