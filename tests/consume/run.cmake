@@ -1,6 +1,6 @@
 # Builds and runs the project in this folder from outside the library's build.
 #
-#   cmake -DHOW=<find_package|add_subdirectory> -DSOURCE=<repository> -DBUILD=<library's build>
+#   cmake -DHOW=<find_package|add_subdirectory|nccl> -DSOURCE=<repository> -DBUILD=<library's build>
 #         -DDIR=<scratch> -DCOMPILER=<c++> -DGENERATOR=<name> -P run.cmake
 cmake_minimum_required(VERSION 3.25)
 include("${CMAKE_CURRENT_LIST_DIR}/flags_leak.cmake")
@@ -19,7 +19,7 @@ function(run what)
 endfunction()
 
 file(REMOVE_RECURSE "${DIR}")
-if(HOW STREQUAL "find_package")
+if(HOW MATCHES "^(find_package|nccl)$")
   # Moved after the install: a package must not remember where it was installed to.
   run("install fails" "${CMAKE_COMMAND}" --install "${BUILD}" --prefix "${DIR}/prefix")
   file(RENAME "${DIR}/prefix" "${DIR}/moved")
@@ -28,10 +28,17 @@ else()
   set(library "-DDPGATHER_SOURCE_DIR=${SOURCE}")
 endif()
 
+if(HOW STREQUAL "nccl")
+  # CMake's own checks of nvcc want no flags; an engine brings its architecture.
+  list(APPEND library -DDPGATHER_CONSUME_NCCL=ON -DCMAKE_CUDA_ARCHITECTURES=90)
+endif()
 run("configure fails" "${CMAKE_COMMAND}" -S "${CMAKE_CURRENT_LIST_DIR}" -B "${DIR}/build"
     -G "${GENERATOR}" "-DCMAKE_CXX_COMPILER=${COMPILER}" -DCMAKE_BUILD_TYPE=None ${library}
     --no-warn-unused-cli)
 run("build fails" "${CMAKE_COMMAND}" --build "${DIR}/build")
+if(HOW STREQUAL "nccl")
+  return()
+endif()
 run("the consumer fails" "${DIR}/build/consumer")
 run("two modules in one process fail" "${DIR}/build/loader" "${DIR}/build/libmodule_one.so"
     "${DIR}/build/libmodule_two.so")
