@@ -249,7 +249,10 @@ public:
       requires(Policy::counts_type::kind == counts_kind::agreed) {
     if (!broken_.ok()) return broken_;
     const topology& place = config().topology;
-    agreement full{.dp_size = place.dp_size, .tp_size = place.tp_size, .width = width};
+    agreement full;
+    full.dp_size = place.dp_size;
+    full.tp_size = place.tp_size;
+    full.width = width;
     full.can_run_graph = true;
     full.tokens = full.logits_tokens = full.draft_tokens = real_rows::zeros(place.dp_size);
     full.requests = request_counts::zeros(place.dp_size);

@@ -230,7 +230,10 @@ private:
     if (mode == cell_mode::choose) {
       const std::int64_t to_max = longest * static_cast<std::int64_t>(ranks_);
       bool max = 2 * sum > to_max || (options.rule != rule_option::strict && 2 * sum == to_max);
-      if (options.rule == rule_option::prefill_to_sum && step_.any_prefill) max = false;
+      // Nobody who holds nothing processes prompts.
+      const bool busy = std::any_of(step_.tokens.begin(), step_.tokens.end(),
+                                    [](std::int32_t t) { return t > 0; });
+      if (options.rule == rule_option::prefill_to_sum && step_.any_prefill && busy) max = false;
       mode = max ? cell_mode::all_gather : cell_mode::all_reduce;
       padding = max ? dg::padding_kind::max_len : dg::padding_kind::sum_len;
     }

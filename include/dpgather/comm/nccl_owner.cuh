@@ -112,12 +112,12 @@ private:
   [[nodiscard]] static status meet(Bootstrap& ranks, const topology& place, ncclUniqueId& id) {
     status mine = place.validate();
     if (mine.ok() && (ranks.size() != place.world_size() || ranks.rank() != place.world_rank()))
-      mine = {.code = errc::bad_group,
-              .about = subject::world,
-              .rank = ranks.rank(),
-              .value = ranks.size(),
-              .limit = place.world_size(),
-              .where = "nccl_owner"};
+      mine = status{.code = errc::bad_group,
+                    .about = subject::world,
+                    .rank = ranks.rank(),
+                    .value = ranks.size(),
+                    .limit = place.world_size(),
+                    .where = "nccl_owner"};
     if (mine.ok()) mine = check_nccl_version();
     if (mine.ok() && ranks.rank() == 0) mine = nccl_status(ncclGetUniqueId(&id), "nccl_owner", 0);
     if (status bad = agreed(ranks, mine); !bad) return bad;
