@@ -56,7 +56,7 @@ install_missing() {
 
 # Without a GPU nothing that nvcc builds can run here, and building it takes minutes.
 cuda_flags() {
-  if nvidia-smi -L >/dev/null 2>&1; then
+  if [[ $(nvidia-smi -L 2>/dev/null) == "GPU 0:"* ]]; then
     echo -DDPGATHER_ENABLE_CUDA=ON -DCMAKE_CUDA_ARCHITECTURES=native
   else
     echo -DDPGATHER_ENABLE_CUDA=OFF

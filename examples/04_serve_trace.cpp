@@ -4,109 +4,40 @@
 /// Requests are dealt to the ranks and batched as an engine does. Every step goes through records
 /// -> merge -> plan -> pad -> gather -> a sharded FFN whose sums are exact -> combine -> trim, once
 /// per policy, and every value is compared with a scalar reference. The table says what each policy
-/// moved and computed for the same rows; see `04_serve_trace --help`.
+/// moved and computed for the same rows.
+///
+/// Ranks are threads on the CPU, or a GPU each with NCCL between them: then nvcc compiles this
+/// file, and decode steps in graphs are captured and replayed. Results are the same, and so is the
+/// text of a step: serve/served_rank.hpp. See `04_serve_trace --help`.
 
+#include "serve/backend.hpp"
+#include "serve/host_place.hpp"
+#include "serve/launch.hpp"
 #include "serve/policy_run.hpp"
+#include "serve/processes.hpp"
 #include "serve/report.hpp"
 #include "serve/scheduler.hpp"
+#include "serve/serve_options.hpp"
 #include "serve/trace.hpp"
+
+#if defined(DPGATHER_EXAMPLE_NCCL)
+#include "serve/gpu_place.cuh"
+#endif
 
 #include <dpgather/dpgather.hpp>
 
 #include <algorithm>
-#include <charconv>
 #include <cstdio>
-#include <cstring>
 #include <exception>
 #include <string>
-#include <string_view>
+#include <utility>
 #include <vector>
 
 namespace {
 
-constexpr const char* help = R"(usage: 04_serve_trace [options]
-  --trace FILE    requests in the format of the Azure LLM inference trace 2023
-                  (TIMESTAMP,ContextTokens,GeneratedTokens); without it, generated ones
-  --ranks W       data-parallel ranks, 1 to 64 (8)
-  --tp A          attention-TP ranks in each, 1 to 8 (1)
-  --steps N       steps to run (2000 of a trace, 1000 of generated requests)
-  --start S       first second of the trace to run; what came before is scheduled, not run (0)
-  --stride N      schedule every step, run every N-th that has work (20000 / steps): a sample of a
-                  long stretch, since no short window of a trace stands for the whole
-  --speed X       arrivals X times as fast as recorded (1)
-  --policy NAME   run only this one; may be repeated: pr8278 sglang_now max_always sum_always
-                  exact_eager exact_graph
-  --seed N        of the generated requests (1)
-  --json          print one JSON object instead of the table
-  --help          print this
-exit code: 0 when all values are right, 1 when some are wrong or a rank failed, 2 for wrong usage
-)";
-
-struct options {
-  std::string trace;
-  std::vector<std::string> policies;
-  std::int64_t steps = 0;
-  std::int32_t attention_ranks = 1;
-  std::uint64_t seed = 1;
-  bool json = false;
-  serve::schedule_options schedule;
-};
-
-struct usage_error {
-  std::string text;
-};
-
-template <class Number>
-Number number(std::string_view name, std::string_view text, Number low, Number high) {
-  Number value{};
-  const auto [stop, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (error != std::errc{} || stop != text.data() + text.size() || value < low || value > high)
-    throw usage_error{std::string{name} + " does not take '" + std::string{text} + "'"};
-  return value;
-}
-
-options parse(int argc, char** argv) {
-  options out;
-  out.schedule.stride = 0; // not given
-  for (int i = 1; i < argc; ++i) {
-    const std::string_view name = argv[i];
-    if (name == "--help") {
-      std::fputs(help, stdout);
-      std::exit(0);
-    }
-    if (name == "--json") {
-      out.json = true;
-      continue;
-    }
-    if (i + 1 == argc) throw usage_error{"unknown option or missing value: " + std::string{name}};
-    const std::string_view value = argv[++i];
-    if (name == "--trace") {
-      out.trace = value;
-    } else if (name == "--ranks") {
-      out.schedule.ranks = number<std::int32_t>(name, value, 1, 64);
-    } else if (name == "--tp") {
-      out.attention_ranks = number<std::int32_t>(name, value, 1, 8);
-    } else if (name == "--steps") {
-      out.steps = number<std::int64_t>(name, value, 1, 1'000'000);
-    } else if (name == "--start") {
-      out.schedule.start_seconds = number<double>(name, value, 0, 1e9);
-    } else if (name == "--stride") {
-      out.schedule.stride = number<std::int32_t>(name, value, 1, 1'000'000);
-    } else if (name == "--speed") {
-      out.schedule.speed = number<double>(name, value, 1e-3, 1e3);
-    } else if (name == "--policy") {
-      out.policies.emplace_back(value);
-    } else if (name == "--seed") {
-      out.seed = number<std::uint64_t>(name, value, 0, UINT64_MAX);
-    } else {
-      throw usage_error{"unknown option " + std::string{name}};
-    }
-  }
-  return out;
-}
-
 /// The steps to run.
-std::vector<serve::step> schedule(const options& asked, std::vector<serve::request> trace) {
+std::vector<serve::step> schedule(const serve::serve_options& asked,
+                                  std::vector<serve::request> trace) {
   serve::scheduler source{std::move(trace), asked.schedule};
   std::vector<serve::step> out;
   serve::step next;
@@ -115,107 +46,160 @@ std::vector<serve::step> schedule(const options& asked, std::vector<serve::reque
   return out;
 }
 
-/// Runs the policies asked for, by name; throws for a name that is none.
+/// Whether NCCL can run a policy. The rule is the library's own, asked instead of broken.
+template <class Policy>
+inline constexpr bool over_nccl =
+    dpgather::valid_policy<dpgather::rebind_comm<Policy, dpgather::comm::nccl>>;
+
+/// What the policies asked for come to, on the communicator that was chosen.
 class policy_runner {
 public:
-  policy_runner(const dpgather::gather_config& config, const std::vector<serve::step>& steps,
-                const std::vector<std::string>& wanted)
-      : config_{config}, steps_{steps}, wanted_{wanted} {}
-
-  [[nodiscard]] std::vector<serve::policy_result> run() {
-    const std::size_t known = visit([](auto, const char*) {});
+  /// Errors: `usage_error` for a name that is no policy, or one that the communicator cannot run.
+  policy_runner(std::vector<std::string> wanted, serve::backend_kind on)
+      : wanted_{std::move(wanted)}, nccl_{on == serve::backend_kind::nccl} {
+    std::vector<std::string> known;
+    visit([&]<class Policy>(Policy, const char* name) { known.emplace_back(name); });
+    const std::vector<std::string> impossible = left_out();
     for (const std::string& name : wanted_) {
-      if (std::string_view{" pr8278 sglang_now max_always sum_always exact_eager exact_graph "}
-              .find(" " + name + " ") == std::string_view::npos)
-        throw usage_error{"unknown policy " + name};
+      if (std::ranges::count(known, name) == 0) throw serve::usage_error{"unknown policy " + name};
+      if (std::ranges::count(impossible, name) > 0)
+        throw serve::usage_error{"over NCCL a graph would freeze the exact counts of " + name +
+                                 "; --backend host runs it"};
     }
+  }
+
+  [[nodiscard]] std::vector<serve::policy_result> run(const dpgather::gather_config& config,
+                                                      const std::vector<serve::step>& steps,
+                                                      const serve::rank_launch& how) const {
     std::vector<serve::policy_result> out;
-    out.reserve(known);
     visit([&]<class Policy>(Policy, const char* name) {
-      out.push_back(serve::run_policy<Policy>(name, config_, steps_));
+      if (!wanted_.empty() && std::ranges::count(wanted_, name) == 0) return;
+      // Processes that lost each other do not find together again.
+      if (how.is == serve::rank_launch::role::process && !out.empty() &&
+          !out.back().first_error.empty())
+        return;
+      if (!nccl_) {
+        out.push_back(serve::run_policy<Policy, dpgather::host_stream>(name, config, steps, how));
+        return;
+      }
+#if defined(DPGATHER_EXAMPLE_NCCL)
+      if constexpr (over_nccl<Policy>)
+        out.push_back(serve::run_policy<Policy, cudaStream_t>(name, config, steps, how));
+#endif
+    });
+    return out;
+  }
+
+  /// Policies that the communicator cannot run.
+  [[nodiscard]] std::vector<std::string> left_out() const {
+    std::vector<std::string> out;
+    visit([&]<class Policy>(Policy, const char* name) {
+      if (nccl_ && !over_nccl<Policy>) out.emplace_back(name);
     });
     return out;
   }
 
 private:
   template <class Visitor>
-  std::size_t visit(Visitor&& visitor) const {
-    std::size_t count = 0;
-    const auto one = [&](auto policy, const char* name) {
-      ++count;
-      bool chosen = wanted_.empty();
-      for (const std::string& w : wanted_) chosen = chosen || w == name;
-      if (chosen) visitor(policy, name);
-    };
-    one(dpgather::pr8278{}, "pr8278");
-    one(dpgather::sglang_now{}, "sglang_now");
-    one(dpgather::max_always{}, "max_always");
-    one(dpgather::sum_always{}, "sum_always");
-    one(dpgather::exact_eager{}, "exact_eager");
-    one(dpgather::exact_graph{}, "exact_graph");
-    return count;
+  static void visit(Visitor&& visitor) {
+    visitor(dpgather::pr8278{}, "pr8278");
+    visitor(dpgather::sglang_now{}, "sglang_now");
+    visitor(dpgather::max_always{}, "max_always");
+    visitor(dpgather::sum_always{}, "sum_always");
+    visitor(dpgather::exact_eager{}, "exact_eager");
+    visitor(dpgather::exact_graph{}, "exact_graph");
   }
 
-  const dpgather::gather_config& config_;
-  const std::vector<serve::step>& steps_;
-  const std::vector<std::string>& wanted_;
+  std::vector<std::string> wanted_;
+  bool nccl_;
 };
 
-int run(options asked) {
-  const bool generated = asked.trace.empty();
-  if (asked.steps == 0) asked.steps = generated ? 1000 : 2000;
-  if (asked.schedule.stride == 0)
-    asked.schedule.stride =
-        static_cast<std::int32_t>(std::max<std::int64_t>(1, 20'000 / asked.steps));
-  std::vector<serve::request> trace =
-      generated ? serve::generate_trace({.seed = asked.seed}) : serve::read_trace(asked.trace);
+/// Runs as the ranks that this process has; rank 0's tells people.
+int run_ranks(serve::serve_options asked, const serve::rank_launch& how,
+              const serve::backend_choice& backend, const policy_runner& policies) {
+  asked.schedule.ranks = how.dp_size;
+  std::vector<serve::request> trace = asked.generated()
+                                          ? serve::generate_trace({.seed = asked.seed})
+                                          : serve::read_trace(asked.trace);
   const std::size_t requests = trace.size();
   const std::vector<serve::step> steps = schedule(asked, std::move(trace));
-  if (steps.empty()) throw usage_error{"no step is left after --start"};
+  if (steps.empty()) throw serve::usage_error{"no step is left after --start"};
 
   dpgather::gather_config config;
-  config.topology.dp_size = asked.schedule.ranks;
-  config.topology.tp_size = asked.attention_ranks;
+  config.topology.dp_size = how.dp_size;
+  config.topology.tp_size = asked.launch.attention_ranks;
   config.element = dpgather::element::f32;
   config.row_bytes = serve::hidden * sizeof(float);
   config.max_rows_per_rank = static_cast<std::int32_t>(max_rows_per_rank(asked.schedule));
   config.max_requests_per_rank = asked.schedule.max_running;
-  config.ladder = filtered(dpgather::ladder::sglang<256>::sizes(), asked.attention_ranks,
+  config.ladder = filtered(dpgather::ladder::sglang<256>::sizes(), config.topology.tp_size,
                            asked.schedule.max_running);
 
-  const std::string source =
-      (generated ? "generated requests, seed " + std::to_string(asked.seed) : asked.trace);
-  if (!asked.json) {
+  const serve::run_info info{
+      .source = asked.generated() ? "generated requests, seed " + std::to_string(asked.seed)
+                                  : asked.trace,
+      .ranks = how.dp_size,
+      .attention_ranks = config.topology.tp_size,
+      .backend = backend,
+      .launch = how.by,
+      .left_out = asked.policies.empty() ? policies.left_out() : std::vector<std::string>{}};
+  if (!asked.json && how.speaks()) {
     std::printf("%s\n%zu requests on %d data-parallel ranks of %d attention-TP rank%s; %zu steps, "
-                "every %d%s of those with work from second %.0f on; communicator host\n\n",
-                source.c_str(), requests, asked.schedule.ranks, asked.attention_ranks,
-                asked.attention_ranks == 1 ? "" : "s", steps.size(), asked.schedule.stride,
-                asked.schedule.stride == 1 ? "st" : "th", steps.front().seconds);
+                "every %d%s of those with work from second %.0f on; %s\n\n",
+                info.source.c_str(), requests, info.ranks, info.attention_ranks,
+                info.attention_ranks == 1 ? "" : "s", steps.size(), asked.schedule.stride,
+                asked.schedule.stride == 1 ? "st" : "th", steps.front().seconds,
+                backend.sentence().c_str());
+    if (how.is == serve::rank_launch::role::process)
+      std::printf("a process for each rank, started by: %s\n\n", how.by.c_str());
     std::fflush(stdout);
   }
-  const std::vector<serve::policy_result> results =
-      policy_runner{config, steps, asked.policies}.run();
-  if (asked.json) {
-    serve::print_json(results, source, asked.schedule.ranks, asked.attention_ranks);
-  } else {
-    serve::print_table(results);
-  }
+
+  const std::vector<serve::policy_result> results = policies.run(config, steps, how);
+  if (how.speaks() && asked.json) serve::print_json(results, info);
+  if (how.speaks() && !asked.json) serve::print_table(results, info);
+  int code = 0;
   for (const serve::policy_result& r : results) {
-    if (r.mismatches != 0 || !r.first_error.empty()) return 1;
+    if (r.mismatches != 0 || !r.first_error.empty()) code = 1;
+    if (!how.speaks() && !r.first_error.empty()) // rank 0 may only have heard that this one left
+      std::fprintf(stderr, "04_serve_trace: rank %d, %s: %s\n", how.rank, r.name.c_str(),
+                   r.first_error.c_str());
   }
-  return 0;
+  return code;
+}
+
+/// `speaks`: whether this process tells people what went wrong, as soon as that is known.
+int run(char** argv, serve::serve_options asked, bool& speaks) {
+  serve::rank_launch how = serve::resolve_launch(asked.launch);
+  how.session = asked.digest();
+  speaks = how.speaks();
+  const serve::backend_choice backend =
+      serve::choose_backend(asked.backend, how.size, serve::visible_gpus::here());
+  if (backend.kind == serve::backend_kind::host && how.is != serve::rank_launch::role::threads)
+    throw serve::usage_error{"ranks that are processes need communicator nccl, those of host are "
+                             "threads of one process (" +
+                             backend.sentence() + ")"};
+  const policy_runner policies{asked.policies, backend.kind};
+  if (how.is == serve::rank_launch::role::parent)
+    return serve::run_as_processes(argv, how.size, how.socket);
+  return run_ranks(std::move(asked), how, backend, policies);
 }
 
 } // namespace
 
 int main(int argc, char** argv) {
+  bool speaks = true;
   try {
-    return run(parse(argc, argv));
-  } catch (const usage_error& error) {
-    std::fprintf(stderr, "04_serve_trace: %s\n(see 04_serve_trace --help)\n", error.text.c_str());
+    return run(argv, serve::parse_serve_options(argc, argv), speaks);
+  } catch (const serve::usage_error& error) {
+    if (speaks)
+      std::fprintf(stderr, "04_serve_trace: %s\n(see 04_serve_trace --help)\n", error.what());
     return 2;
+  } catch (const serve::too_few_gpus& error) {
+    if (speaks) std::fprintf(stderr, "04_serve_trace: %s\n", error.what());
+    return 77;
   } catch (const std::exception& error) {
-    std::fprintf(stderr, "04_serve_trace: %s\n", error.what());
+    if (speaks) std::fprintf(stderr, "04_serve_trace: %s\n", error.what());
     return 2;
   }
 }

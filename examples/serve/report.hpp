@@ -3,6 +3,7 @@
 /// @file
 /// The results for people and for machines.
 
+#include "backend.hpp"
 #include "tally.hpp"
 
 #include <cstddef>
@@ -12,6 +13,16 @@
 #include <vector>
 
 namespace serve {
+
+/// What was run.
+struct run_info {
+  std::string source;
+  std::int32_t ranks = 1;           ///< data-parallel
+  std::int32_t attention_ranks = 1; ///< in each of them
+  backend_choice backend;
+  std::string launch;                ///< who started the ranks
+  std::vector<std::string> left_out; ///< policies that the communicator cannot run
+};
 
 namespace detail {
 
@@ -66,9 +77,16 @@ inline void print_json(const char* where, const tally& t, bool& first) {
   return out + '"';
 }
 
+/// As JSON has no 64-bit numbers that everybody reads alike: text.
+[[nodiscard]] inline std::string hexadecimal(std::uint64_t value) {
+  char text[20];
+  std::snprintf(text, sizeof text, "0x%016llx", static_cast<unsigned long long>(value));
+  return text;
+}
+
 } // namespace detail
 
-inline void print_table(const std::vector<policy_result>& results) {
+inline void print_table(const std::vector<policy_result>& results, const run_info& info) {
   std::printf("%-12s %-13s %6s %9s %7s %7s %7s %7s %6s %6s %6s  %s\n", "policy", "steps of",
               "steps", "real rows", "gather", "worst", "combine", "FFN", "waste", "hit", "missed",
               "modes (why)");
@@ -80,26 +98,38 @@ inline void print_table(const std::vector<policy_result>& results) {
   std::printf("\ngather, combine: rows received from other ranks, summed over ranks / (ranks - 1), "
               "per real row; worst: the worst step's gather\nFFN: rows of the global tensor per "
               "real row; waste: pad rows per real row; hit, missed: captured sizes\n\n");
-  std::printf("%-12s %10s %10s %10s\n", "policy", "mismatches", "refused", "seconds");
+  std::printf("%-12s %10s %10s %10s  %s\n", "policy", "mismatches", "refused", "seconds",
+              "outputs");
   for (const policy_result& r : results) {
-    std::printf("%-12s %10lld %10lld %10.2f%s%s\n", r.name.c_str(),
+    std::printf("%-12s %10lld %10lld %10.2f  digest %s%s%s\n", r.name.c_str(),
                 static_cast<long long>(r.mismatches), static_cast<long long>(r.refused), r.seconds,
-                r.first_error.empty() ? "" : "  ", r.first_error.c_str());
+                detail::hexadecimal(r.digest).c_str(), r.first_error.empty() ? "" : "  ",
+                r.first_error.c_str());
   }
+  for (const std::string& name : info.left_out)
+    std::printf("%-12s left out: over NCCL a graph would freeze exact counts; --backend host runs "
+                "it\n",
+                name.c_str());
 }
 
-/// One object; `source` and `ranks` say what was run.
-inline void print_json(const std::vector<policy_result>& results, const std::string& source,
-                       std::int32_t ranks, std::int32_t attention_ranks) {
+/// One object.
+inline void print_json(const std::vector<policy_result>& results, const run_info& info) {
+  std::string left_out;
+  for (const std::string& name : info.left_out)
+    left_out += (left_out.empty() ? "" : ", ") + detail::quoted(name);
   std::printf("{\n  \"source\": %s,\n  \"dp_ranks\": %d,\n  \"attention_tp_ranks\": %d,\n"
-              "  \"policies\": [",
-              detail::quoted(source).c_str(), ranks, attention_ranks);
+              "  \"communicator\": \"%s\",\n  \"communicator_why\": %s,\n"
+              "  \"ranks_started_by\": %s,\n  \"left_out\": [%s],\n  \"policies\": [",
+              detail::quoted(info.source).c_str(), info.ranks, info.attention_ranks,
+              name_of(info.backend.kind), detail::quoted(info.backend.why).c_str(),
+              detail::quoted(info.launch).c_str(), left_out.c_str());
   for (std::size_t i = 0; i < results.size(); ++i) {
     const policy_result& r = results[i];
     std::printf("%s\n    {\"name\": %s, \"mismatches\": %lld, \"refused\": %lld, "
-                "\"seconds\": %.3f, \"error\": %s,",
+                "\"digest\": \"%s\", \"seconds\": %.3f, \"error\": %s,",
                 i == 0 ? "" : ",", detail::quoted(r.name).c_str(),
-                static_cast<long long>(r.mismatches), static_cast<long long>(r.refused), r.seconds,
+                static_cast<long long>(r.mismatches), static_cast<long long>(r.refused),
+                detail::hexadecimal(r.digest).c_str(), r.seconds,
                 detail::quoted(r.first_error).c_str());
     bool first = true;
     detail::print_json("eager_decode", r.eager_decode, first);

@@ -52,8 +52,9 @@ struct policy_result {
   tally eager_decode, eager_prefill, in_graph;
   std::int64_t mismatches = 0; ///< values that differ from the scalar reference, over all ranks
   std::int64_t refused = 0; ///< steps that ended in an error, e.g. no bucket under on_miss::error
-  double seconds = 0;
-  std::string first_error;
+  std::uint64_t digest = 0; ///< of all trimmed outputs of all ranks: equal for equal results
+  double seconds = 0;       ///< of the steps
+  std::string first_error;  ///< what ended the run early; then there are no sums
 };
 
 } // namespace serve

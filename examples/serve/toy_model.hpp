@@ -4,6 +4,8 @@
 /// A model small enough to check in full: token and position to a hidden row, and a sharded
 /// feed-forward network whose sums are exact, so that any order of summation gives the same bits.
 
+#include <dpgather/config.hpp>
+
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -14,16 +16,16 @@ inline constexpr std::int32_t hidden = 8; ///< floats in a row
 inline constexpr std::int32_t inner = 64; ///< hidden units of the FFN, dealt to the ranks
 
 /// The token at a position of a request: a made-up prompt and answer.
-[[nodiscard]] constexpr std::int32_t token_at(std::int32_t request,
-                                              std::int32_t position) noexcept {
+[[nodiscard]] DPGATHER_HOST_DEVICE constexpr std::int32_t token_at(std::int32_t request,
+                                                                   std::int32_t position) noexcept {
   const auto mixed = static_cast<std::uint32_t>(request) * 2654435761u ^
                      static_cast<std::uint32_t>(position) * 40503u;
   return static_cast<std::int32_t>(mixed >> 8 & 0x7fff) + 1;
 }
 
 /// The hidden row of a token at a position: whole numbers from -4 to 4.
-[[nodiscard]] constexpr float embed(std::int32_t token, std::int32_t position,
-                                    std::int32_t column) noexcept {
+[[nodiscard]] DPGATHER_HOST_DEVICE constexpr float embed(std::int32_t token, std::int32_t position,
+                                                         std::int32_t column) noexcept {
   const auto mixed = (static_cast<std::uint32_t>(token) * 2246822519u +
                       static_cast<std::uint32_t>(position) * 3266489917u +
                       static_cast<std::uint32_t>(column) * 668265263u);
@@ -33,10 +35,12 @@ inline constexpr std::int32_t inner = 64; ///< hidden units of the FFN, dealt to
 
 /// Weights of the two layers: -1, 0 or 1. With rows as above a unit is at most 32 * hidden, a sum
 /// over all units at most 2^14: far below 2^24, so every fp32 sum is exact.
-[[nodiscard]] constexpr float weight_in(std::int32_t unit, std::int32_t column) noexcept {
+[[nodiscard]] DPGATHER_HOST_DEVICE constexpr float weight_in(std::int32_t unit,
+                                                             std::int32_t column) noexcept {
   return static_cast<float>((unit * 7 + column * 5) % 3 - 1);
 }
-[[nodiscard]] constexpr float weight_out(std::int32_t unit, std::int32_t column) noexcept {
+[[nodiscard]] DPGATHER_HOST_DEVICE constexpr float weight_out(std::int32_t unit,
+                                                              std::int32_t column) noexcept {
   return static_cast<float>((unit * 11 + column * 2) % 3 - 1);
 }
 
@@ -63,19 +67,6 @@ inline void ffn(const float* x, float* y, std::size_t first, std::size_t last) n
     for (std::size_t c = 0; c < hidden; ++c) sum += weights.in[u][c] * x[c];
     if (sum <= 0) continue;
     for (std::size_t c = 0; c < hidden; ++c) y[c] += weights.out[u][c] * sum;
-  }
-}
-
-/// This rank's shard of the FFN on `rows` rows: an addend of the whole.
-inline void ffn_shard(const float* x, float* y, std::int64_t rows, std::int32_t rank,
-                      std::int32_t ranks) noexcept {
-  const auto first = static_cast<std::size_t>(inner * rank / ranks);
-  const auto last = static_cast<std::size_t>(inner * (rank + 1) / ranks);
-  for (std::int64_t r = 0; r < rows; ++r) {
-    const float* in = x + r * hidden;
-    float* out = y + r * hidden;
-    for (std::int32_t c = 0; c < hidden; ++c) out[c] = 0;
-    ffn(in, out, first, last);
   }
 }
 

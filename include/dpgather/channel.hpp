@@ -15,6 +15,7 @@
 #include <dpgather/tensor.hpp>
 #include <dpgather/topology.hpp>
 
+#include <algorithm>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
@@ -37,7 +38,7 @@ struct channel {
 
   channel(Communicator world, const topology& where, std::span<std::byte> work)
       : comm{world}, attention_tp{world.subgroup(subgroup_kind::attention_tp)}, topo{where},
-        workspace{work.subspan(work.size() < live_bytes ? work.size() : live_bytes)},
+        workspace{work.subspan(std::min(work.size(), live_bytes))},
         calls(static_cast<std::size_t>(world.size())),
         pieces(static_cast<std::size_t>(world.size())),
         live{run_on::has_own_memory ? reinterpret_cast<count_set*>(work.data()) : &counts} {}

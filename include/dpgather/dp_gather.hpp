@@ -216,8 +216,9 @@ public:
     if (!guard) return checks.refuse(errc::busy, subject::call, 1, 0);
     if (!broken_.ok()) return broken_;
     if (!diverged_.ok()) return poisoned();
+    if (status bad = standing(); !bad) return bad;
     const result<bool> capturing = channel<Communicator>::run_on::is_capturing(stream);
-    if (!capturing) return capturing.status();
+    if (!capturing) return by_this_rank(capturing.status());
     if (*capturing) return checks.refuse(errc::not_capturable, subject::counts, 1, 0);
     if (plan.dp_size != config().topology.dp_size || plan.tp_size != config().topology.tp_size)
       return checks.refuse(errc::bad_group, subject::world,
@@ -235,7 +236,7 @@ public:
     }
     if (!plan.counts_known) return {};
     lane_.set_counts(plan);
-    if (status bad = lane_.refresh(stream); !bad) return bad;
+    if (status bad = lane_.refresh(stream); !bad) return by_this_rank(bad);
     last_plan_ = plan.digest;
     return {};
   }
@@ -349,12 +350,12 @@ public:
                            plan.real[own]);
     }
     const result<bool> capturing = channel<Communicator>::run_on::is_capturing(stream);
-    if (!capturing) return capturing.status();
+    if (!capturing) return by_this_rank(capturing.status());
     if (!*capturing) {
-      if (status bad = lane_.refresh(stream); !bad) return bad;
+      if (status bad = lane_.refresh(stream); !bad) return by_this_rank(bad);
     }
-    return plan.in_graph() ? scatter_in<situation::in_graph>(from, local, plan, stream)
-                           : scatter_in<situation::eager>(from, local, plan, stream);
+    return by_this_rank(plan.in_graph() ? scatter_in<situation::in_graph>(from, local, plan, stream)
+                                        : scatter_in<situation::eager>(from, local, plan, stream));
   }
 
 private:
@@ -399,13 +400,15 @@ private:
     if (!guard) return checks.refuse(errc::busy, subject::call, 1, 0);
     if (!broken_.ok()) return broken_;
     if (!diverged_.ok()) return poisoned();
+    if (status bad = standing(); !bad) return bad;
     const result<bool> capturing = channel<Communicator>::run_on::is_capturing(stream);
-    if (!capturing) return capturing.status();
+    if (!capturing) return left_out(capturing.status(), false);
     status refused = check(checks);
     if (refused.ok() && *capturing && Communicator::freezes_counts && sends_counts(what, plan))
       refused = checks.refuse(errc::not_capturable, subject::mode,
                               static_cast<std::int64_t>(plan.mode), 0);
     ++lane_.call_index;
+    bool announced = false;
     if constexpr (Communicator::compares_plans || Policy::checks_type::compare_plans) {
       // A capture moves nothing and cannot wait; its replays are compared by `refresh_counts`.
       if (!*capturing) {
@@ -413,16 +416,17 @@ private:
             lane_.comm.announce(announcement(what, from, plan, refused), lane_.calls, stream);
         if (verdict.code == errc::busy) --lane_.call_index; // nothing was announced
         if (!verdict.ok() && (refused.ok() || is_sticky(verdict.code))) return verdict;
+        announced = true;
       }
     }
-    if (!refused.ok()) return refused;
+    if (!refused.ok()) return announced ? refused : left_out(refused, *capturing);
     if (plan.counts_known) {
       lane_.set_counts(plan);
     } else {
       learn_counts(plan);
     }
     if (!*capturing) {
-      if (status bad = lane_.refresh(stream); !bad) return bad;
+      if (status bad = lane_.refresh(stream); !bad) return left_out(bad, false);
     }
     status done = plan.in_graph() ? body.template operator()<situation::in_graph>()
                                   : body.template operator()<situation::eager>();
@@ -431,7 +435,31 @@ private:
       done.code = done.cause;
       done.cause = errc::ok;
     }
-    return done;
+    return left_out(done, *capturing);
+  }
+
+  /// Whether the communicator takes calls, where it can say so before it is used.
+  [[nodiscard]] status standing() noexcept {
+    if constexpr (requires { lane_.comm.standing(); }) {
+      return lane_.comm.standing();
+    } else {
+      return {};
+    }
+  }
+  /// The end of a call on this rank. A sticky error that the peers did not hear of ends the
+  /// communicator too: they are in this call, so this rank's next one would meet it. A capture
+  /// moves nothing, and may be tried again.
+  [[nodiscard]] status left_out(const status& why, bool capturing) noexcept {
+    const status out = by_this_rank(why);
+    if constexpr (requires { lane_.comm.fail(out); }) {
+      if (is_sticky(out.code) && !capturing) lane_.comm.fail(out);
+    }
+    return out;
+  }
+  /// The runtime's errors don't know whose they are.
+  [[nodiscard]] status by_this_rank(status why) const noexcept {
+    if (!why.ok() && why.rank < 0) why.rank = config().topology.world_rank();
+    return why;
   }
 
   /// What every call answers after the records showed a divergence, on all ranks alike.

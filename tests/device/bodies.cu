@@ -286,6 +286,7 @@ TEST_CASE("offsets of the job that brings counts are those of CUB's scan") {
   check(cudaMalloc(&rows, max_ranks * sizeof *rows));
   check(cudaMalloc(&scanned, max_ranks * sizeof *scanned));
   check(cudaMalloc(&live, sizeof *live));
+  check(cudaMemset(live, 0, sizeof *live)); // it is read whole below
   const auto scan = [&](int ranks) {
     return cub::DeviceScan::ExclusiveScan(scratch, scratch_bytes, rows, scanned,
                                           cuda::std::plus<>{}, std::int64_t{0}, ranks);

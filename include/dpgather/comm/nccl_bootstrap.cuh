@@ -51,9 +51,11 @@ public:
   nccl_bootstrap& operator=(const nccl_bootstrap&) = delete;
   /// After a failure that left work on the stream, end that first: `nccl_world::abort`.
   ~nccl_bootstrap() {
-    if (stream_ != nullptr) (void)cudaStreamDestroy(stream_);
+    // The copies behind a collective that was aborted may still be under way: freeing waits for the
+    // device, destroying its stream does not.
     if (device_ != nullptr) (void)cudaFree(device_);
     if (host_ != nullptr) (void)cudaFreeHost(host_);
+    if (stream_ != nullptr) (void)cudaStreamDestroy(stream_);
   }
 
   /// Ok, or the first failure.

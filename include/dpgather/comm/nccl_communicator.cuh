@@ -50,6 +50,16 @@ public:
     return of_attention_tp_ ? world_->attention_tp_ : world_->world_;
   }
 
+  /// Ok while calls can be made. Asked by every call before it starts anything. Errors: `busy`,
+  /// `poisoned`, and an asynchronous error that nobody has heard of yet.
+  [[nodiscard]] status standing() noexcept {
+    const in_call guard{*world_};
+    return guard ? world_->poll() : busy("standing");
+  }
+  /// Ends the world with `why`: this rank has left out a part of a call that its peers may have
+  /// made, so that its next collective would meet another one of theirs.
+  void fail(const status& why) noexcept { (void)world_->fail(why); }
+
   /// The A ranks of this data-parallel rank; borrowed from the world, which was given it.
   [[nodiscard]] nccl_communicator subgroup(subgroup_kind) noexcept {
     nccl_communicator out = *this;

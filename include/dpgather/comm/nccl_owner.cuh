@@ -105,6 +105,11 @@ private:
     ncclComm_t world = nullptr;
     ncclComm_t attention_tp = nullptr;
     status done{};
+
+    void abort() noexcept {
+      if (attention_tp != nullptr) (void)ncclCommAbort(attention_tp);
+      if (world != nullptr) (void)ncclCommAbort(world);
+    }
   };
 
   /// Everything that can be refused before NCCL starts; all ranks leave with one id.
@@ -129,6 +134,8 @@ private:
   /// NCCL's part: collective, and blocking for as long as NCCL likes.
   [[nodiscard]] static communicators make(const ncclUniqueId& id, const topology& place,
                                           std::int64_t timeout_ns) {
+    using clock = std::chrono::steady_clock;
+    const clock::time_point end = clock::now() + std::chrono::nanoseconds{timeout_ns / 10 * 8};
     communicators out;
     const std::int32_t rank = place.world_rank();
     out.done =
@@ -139,7 +146,14 @@ private:
           "nccl_owner", rank);
     if (out.done.ok()) {
       nccl_world briefly{place, out.world, out.attention_tp};
-      out.done = briefly.check().ok() ? warm_up(briefly, timeout_ns / 10 * 8) : briefly.check();
+      nccl_warm_up first{briefly};
+      out.done = briefly.check().ok() ? first.check() : briefly.check();
+      if (out.done.ok()) out.done = first.run(std::chrono::nanoseconds{end - clock::now()}.count());
+      if (!out.done.ok()) { // what still runs ends before its memory goes
+        briefly.abort();
+        first.free();
+        out.world = out.attention_tp = nullptr;
+      }
     }
     return out;
   }
@@ -150,6 +164,7 @@ private:
       std::mutex mutex;
       std::condition_variable changed;
       std::optional<communicators> made;
+      bool left_behind = false;
     };
     const auto state = std::make_shared<shared>();
     int device = 0;
@@ -159,14 +174,17 @@ private:
       made.done = cuda_status(cudaSetDevice(device), "nccl_owner");
       if (made.done.ok()) made = make();
       const std::lock_guard lock{state->mutex};
+      if (state->left_behind) return made.abort();
       state->made = made;
       state->changed.notify_all();
     }}.detach();
     std::unique_lock lock{state->mutex};
     // Before the other ranks' patience with their bootstrap ends, so that they hear why.
     const std::chrono::nanoseconds limit{timeout_ns / 10 * 9};
-    if (!state->changed.wait_for(lock, limit, [&] { return state->made.has_value(); }))
+    if (!state->changed.wait_for(lock, limit, [&] { return state->made.has_value(); })) {
+      state->left_behind = true;
       return {.code = errc::timeout, .limit = timeout_ns / 1000, .where = "nccl_owner"};
+    }
     world_comm_ = state->made->world;
     attention_tp_ = state->made->attention_tp;
     return state->made->done;
@@ -177,29 +195,31 @@ private:
     attention_tp_ = world_comm_ = nullptr;
   }
 
-  /// Ok if all ranks are; this rank's failure; or the first failure of another.
+  /// Ok if all ranks are; this rank's failure; or the first failure of another, `rank` being the
+  /// other. A timeout says less than the failure of the rank that was waited for.
   template <bootstrap Bootstrap>
-  [[nodiscard]] static status agreed(Bootstrap& ranks, const status& mine) {
+  [[nodiscard]] static status agreed(Bootstrap& ranks, status mine) {
+    if (!mine.ok() && mine.rank < 0) mine.rank = ranks.rank(); // CUDA does not know whose it is
     struct verdict {
       std::int32_t code, native;
     };
     const verdict here{static_cast<std::int32_t>(mine.code), mine.native};
     std::vector<verdict> all(static_cast<std::size_t>(ranks.size()));
     const status exchanged = ranks.all_gather(&here, all.data(), sizeof here);
-    if (!mine.ok()) return mine;
+    if (!mine.ok() && (mine.code != errc::timeout || !exchanged.ok())) return mine;
     if (!exchanged.ok()) return exchanged;
     for (std::int32_t r = 0; r < ranks.size(); ++r) {
       const verdict& theirs = all[static_cast<std::size_t>(r)];
-      if (theirs.code == 0) continue;
+      const auto cause = static_cast<errc>(theirs.code);
+      if (cause == errc::ok || (cause == errc::timeout && !mine.ok())) continue;
       return {.code = errc::peer_refused,
-              .cause = static_cast<errc>(theirs.code),
-              .rank = ranks.rank(),
-              .peer = r,
+              .cause = cause,
+              .rank = r,
               .native = theirs.native,
               .value = theirs.native,
               .where = "nccl_owner"};
     }
-    return {};
+    return mine;
   }
 
   ncclComm_t world_comm_ = nullptr;

@@ -52,31 +52,68 @@ namespace detail {
 
 } // namespace detail
 
+/// The first use of every collective of a world and of its attention-TP groups.
+///
+/// Ownership: borrows the world; owns up to 64 MiB of device memory and a stream. Collective, with
+/// the rank's device current. After a failure something may still run on what it owns, and freeing
+/// would wait for that: then it is left alone, unless `free` is called after the world's abort.
+class nccl_warm_up {
+public:
+  explicit nccl_warm_up(nccl_world& world) noexcept
+      : all_{world}, bytes_{std::max<std::size_t>(
+                         (std::size_t{16} << 20) / static_cast<std::size_t>(all_.size()) / 64 * 64,
+                         4096)} {
+    const std::size_t room = static_cast<std::size_t>(all_.size()) * bytes_;
+    failure_ = cuda_status(cudaMalloc(reinterpret_cast<void**>(&scratch_), room), "warm_up");
+    if (failure_.ok())
+      failure_ = cuda_status(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "warm_up");
+  }
+  nccl_warm_up(const nccl_warm_up&) = delete;
+  nccl_warm_up& operator=(const nccl_warm_up&) = delete;
+  ~nccl_warm_up() {
+    if (!running_) free();
+  }
+
+  /// Ok, or why it cannot run.
+  [[nodiscard]] status check() const noexcept { return failure_; }
+  /// Runs everything once, and waits. Errors: `timeout`, `native_error`; sticky in the world.
+  [[nodiscard]] status run(std::int64_t timeout_ns) {
+    running_ = true;
+    status done;
+    if (all_.size() > 1) done = detail::use_all_collectives(all_, scratch_, bytes_, stream_);
+    nccl_communicator peers = all_.subgroup(subgroup_kind::attention_tp);
+    if (done.ok() && peers.size() > 1)
+      done = detail::use_all_collectives(peers, scratch_, bytes_, stream_);
+    if (done.ok()) done = all_.world().wait(stream_, timeout_ns);
+    running_ = !done.ok();
+    return done;
+  }
+  /// Waits for what still runs.
+  void free() noexcept {
+    if (scratch_ != nullptr) (void)cudaFree(scratch_);
+    if (stream_ != nullptr) (void)cudaStreamDestroy(stream_);
+    scratch_ = nullptr;
+    stream_ = nullptr;
+    running_ = false;
+  }
+
+private:
+  nccl_communicator all_;
+  std::size_t bytes_; // of a rank
+  std::byte* scratch_ = nullptr;
+  cudaStream_t stream_ = nullptr;
+  bool running_ = false;
+  status failure_{};
+};
+
 /// Runs every collective of a world, and of its attention-TP groups, once, and waits. Collective;
 /// once, before the first capture, with the rank's device current. `nccl_owner` has done it;
 /// engines that bring communicators which have not worked yet call it. Allocates up to 64 MiB of
-/// device memory and frees it. Errors: `timeout`, `native_error`; sticky in the world.
+/// device memory and frees it, but for what may still be in use after a failure. Errors: `timeout`,
+/// `native_error`; sticky in the world.
 [[nodiscard]] inline status warm_up(nccl_world& world, std::int64_t timeout_ns) {
-  constexpr const char* where = "warm_up";
-  nccl_communicator all{world};
-  const auto size = static_cast<std::size_t>(all.size());
-  const std::size_t bytes = std::max<std::size_t>((std::size_t{16} << 20) / size / 64 * 64, 4096);
-  std::byte* scratch = nullptr;
-  cudaStream_t stream = nullptr;
-  status done = cuda_status(cudaMalloc(reinterpret_cast<void**>(&scratch), size * bytes), where);
-  if (done.ok())
-    done = cuda_status(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), where);
-  if (done.ok() && size > 1) done = detail::use_all_collectives(all, scratch, bytes, stream);
-  nccl_communicator peers = all.subgroup(subgroup_kind::attention_tp);
-  if (done.ok() && peers.size() > 1)
-    done = detail::use_all_collectives(peers, scratch, bytes, stream);
-  if (done.ok()) done = world.wait(stream, timeout_ns);
-  // After a failure something may still run on it, and freeing would wait for that.
-  if (done.ok()) {
-    (void)cudaFree(scratch);
-    (void)cudaStreamDestroy(stream);
-  }
-  return done;
+  nccl_warm_up first{world};
+  return first.check().ok() ? first.run(timeout_ns) : first.check();
 }
 
 } // namespace dpgather::inline v0

@@ -39,7 +39,7 @@ public:
   nccl_world(const topology& place, ncclComm_t world, ncclComm_t attention_tp = nullptr,
              nccl_bootstrap* announcements = nullptr)
       : place_{place}, world_{world}, attention_tp_{attention_tp}, announcements_{announcements},
-        records_(static_cast<std::size_t>(place.world_size())) {
+        records_(place.validate().ok() ? static_cast<std::size_t>(place.world_size()) : 0) {
     failure_ = verify();
   }
   nccl_world(const nccl_world&) = delete;
@@ -71,10 +71,12 @@ public:
 
   /// Waits until `stream` is idle, at most `timeout_ns`. The only bounded wait there is for NCCL: a
   /// rank that does not come leaves its kernel on the stream. Errors: `timeout`, `native_error`;
-  /// after either `abort` ends what still runs.
+  /// after either `abort` ends what still runs; `poisoned` after an earlier failure.
   [[nodiscard]] status wait(cudaStream_t stream, std::int64_t timeout_ns) noexcept {
-    const status done = wait_for(stream, timeout_ns, [this]() noexcept { return poll(); });
-    if (done.ok() || done.code == errc::poisoned || !failure_.ok()) return done;
+    status done = wait_for(stream, timeout_ns, [this]() noexcept { return poll(); });
+    if (done.ok()) return poll(); // a failed collective may leave the stream idle
+    if (done.code == errc::poisoned || !failure_.ok()) return done;
+    done.rank = place_.world_rank();
     return fail(done);
   }
 
@@ -82,7 +84,8 @@ public:
   /// handles are invalid then, the engine's copies too. Blocks as long as `ncclCommAbort` does.
   void abort() noexcept {
     if (failure_.ok()) (void)fail({.code = errc::peer_left, .peer = place_.world_rank()});
-    if (attention_tp_ != nullptr) (void)ncclCommAbort(attention_tp_);
+    // With one data-parallel rank an engine may have given one communicator for both.
+    if (attention_tp_ != nullptr && attention_tp_ != world_) (void)ncclCommAbort(attention_tp_);
     if (world_ != nullptr) (void)ncclCommAbort(world_);
     attention_tp_ = world_ = nullptr;
   }
@@ -112,8 +115,9 @@ private:
     if (comm == nullptr) return refuse(errc::null_pointer, about, size, 0);
     int has = 0;
     int is = 0;
-    if (status bad = nccl_status(ncclCommCount(comm, &has), where, rank); !bad) return bad;
-    if (status bad = nccl_status(ncclCommUserRank(comm, &is), where, rank); !bad) return bad;
+    const std::int32_t me = place_.world_rank();
+    if (status bad = nccl_status(ncclCommCount(comm, &has), where, me); !bad) return bad;
+    if (status bad = nccl_status(ncclCommUserRank(comm, &is), where, me); !bad) return bad;
     if (has != size) return refuse(errc::bad_group, about, has, size);
     if (is != rank) return refuse(errc::bad_group, subject::rank, is, rank);
     return {};

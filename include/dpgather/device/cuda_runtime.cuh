@@ -24,13 +24,18 @@ namespace dpgather::inline v0 {
           .where = where};
 }
 
-/// Whether the stream is being captured. Errors: `native_error` for a capture that was invalidated.
+/// Whether the stream is being captured. Errors: `native_error`; `not_capturable` with the
+/// runtime's code and name for a capture that was invalidated, which harms nothing but itself.
 [[nodiscard]] inline result<bool> is_capturing(cudaStream_t stream) noexcept {
   cudaStreamCaptureStatus now = cudaStreamCaptureStatusNone;
   if (const status bad = cuda_status(cudaStreamIsCapturing(stream, &now), "is_capturing"); !bad)
     return bad;
-  if (now == cudaStreamCaptureStatusInvalidated)
-    return cuda_status(cudaErrorStreamCaptureInvalidated, "is_capturing");
+  if (now == cudaStreamCaptureStatusInvalidated) {
+    status bad = cuda_status(cudaErrorStreamCaptureInvalidated, "is_capturing");
+    bad.code = errc::not_capturable;
+    bad.value = bad.native;
+    return bad;
+  }
   return now == cudaStreamCaptureStatusActive;
 }
 

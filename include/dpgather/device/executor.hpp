@@ -26,7 +26,8 @@ struct worker_id {
 /// A job of `parts()` independent parts. `job(part, worker)` does the share of one worker in one
 /// part; called for all of them, in any order or at once, it does the job, each byte once.
 /// `words()` says how many workers the largest part keeps busy: a hint from the shape, never from
-/// counts, since a captured launch is frozen. Trivially copyable: kernels take it by value.
+/// counts, since a captured launch is frozen. Trivially copyable: kernels take it by value. A type
+/// with linkage, so not in an unnamed namespace: kernels are templates on it.
 template <class Job>
 concept device_job = std::is_trivially_copyable_v<Job> &&
     requires(const Job& job, std::uint32_t part, worker_id worker) {
