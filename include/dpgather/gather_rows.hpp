@@ -90,9 +90,10 @@ public:
     }
   }
 
-  /// Real rows only.
+  /// Real rows only: from where they are, unless somebody changes them first or they have gaps.
   [[nodiscard]] status exact() noexcept {
     std::byte* const place = global_.row(start_ + share_.first);
+    const std::byte* send = place;
     const std::int64_t rows = places_.rows(own_);
     if (owes_sum()) {
       if (status bad = place_in(row_window::slot, rows, no_fill()); !bad) return bad;
@@ -102,11 +103,13 @@ public:
               global_.element(), stream_);
           !bad)
         return bad;
+    } else if (Options::row_op::is_identity && local_.contiguous()) {
+      if (share_.count > 0) send = local_.row(share_.first);
     } else if (status bad = place_in(row_window::share, share_.count, no_fill()); !bad) {
       return bad;
     }
     if (status bad = lane_.comm.all_gather_v(
-            place, global_.data(), lane_.world_pieces(places_, global_.row_bytes()), stream_);
+            send, global_.data(), lane_.world_pieces(places_, global_.row_bytes()), stream_);
         !bad)
       return bad;
     if constexpr (std::same_as<typename Options::tail, tail::leave> || only_real_rows) {
