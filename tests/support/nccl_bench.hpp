@@ -41,6 +41,9 @@ struct nccl_max : dg::rebind_comm<dg::max_always, dg::comm::nccl> {};
 struct nccl_sum : dg::rebind_comm<dg::sum_always, dg::comm::nccl> {};
 struct nccl_exact : dg::rebind_comm<dg::exact_eager, dg::comm::nccl> {};
 
+/// A deadline for what does not fail.
+inline constexpr std::int64_t patient_ns = 20'000'000'000;
+
 enum class way : std::uint8_t { gather, combine };
 [[nodiscard]] inline const char* name_of(way w) { return w == way::gather ? "gather" : "combine"; }
 
@@ -53,6 +56,11 @@ enum class way : std::uint8_t { gather, combine };
   const std::string text = text_of(said);
   return std::all_of(parts.begin(), parts.end(),
                      [&](const std::string& part) { return text.find(part) != text.npos; });
+}
+
+/// False once the fake has forgotten calls.
+[[nodiscard]] inline bool log_is_complete() {
+  return fake_cuda::log().size() < fake_cuda::most_calls_logged;
 }
 
 /// Memory of the current device.
@@ -220,7 +228,11 @@ public:
                            stream_);
   }
   void enter() { got = enter(*dp_); }
-  void wait(std::int64_t timeout_ns = 20'000'000'000) { waited = world().wait(stream_, timeout_ns); }
+  void wait(std::int64_t timeout_ns = patient_ns) {
+    // The fake itself ends a wait that lasts too long; polling would flood its log.
+    if (timeout_ns >= patient_ns) CHECK(cudaStreamSynchronize(stream_) == cudaSuccess);
+    waited = world().wait(stream_, timeout_ns);
+  }
 
   /// Every real row of the output is right. `factor`: of the sum of a combine.
   [[nodiscard]] bool is_right() {
@@ -255,9 +267,9 @@ public:
 private:
   /// Small integers: their sums are exact in any order.
   [[nodiscard]] float value(std::int32_t d, std::int64_t i) const {
-    return static_cast<float>((plan.step * 37 + static_cast<std::uint64_t>(d) * 101 +
-                               static_cast<std::uint64_t>(i) * 7) %
-                              509);
+    return static_cast<float>(
+        (plan.step * 37 + static_cast<std::uint64_t>(d) * 101 + static_cast<std::uint64_t>(i) * 7) %
+        509);
   }
 
   dg::host_communicator ranks_;
@@ -280,8 +292,8 @@ public:
   using rank_type = bench_rank<Policy>;
 
   /// `timeout_ns`: of the exchange of records under `checks::checked`.
-  explicit nccl_bench(dg::topology shape, std::int64_t timeout_ns = 20'000'000'000)
-      : world_{shape, clock_, 20'000'000'000} {
+  explicit nccl_bench(dg::topology shape, std::int64_t timeout_ns = patient_ns)
+      : world_{shape, clock_, patient_ns} {
     fake_cuda::reset(shape.world_size());
     ranks_.resize(static_cast<std::size_t>(shape.world_size()));
     fake_cuda::as_ranks(size(), [&](std::int32_t r) {
@@ -292,7 +304,8 @@ public:
   nccl_bench(const nccl_bench&) = delete;
   nccl_bench& operator=(const nccl_bench&) = delete;
   ~nccl_bench() {
-    fake_cuda::as_ranks(size(), [&](std::int32_t r) { ranks_[static_cast<std::size_t>(r)].reset(); });
+    fake_cuda::as_ranks(size(),
+                        [&](std::int32_t r) { ranks_[static_cast<std::size_t>(r)].reset(); });
     fake_cuda::check_clean();
   }
 
@@ -313,7 +326,7 @@ public:
     ++step_;
     for (auto& each : ranks_) each->prepare(what, each->plan_for(rows, step_, graph));
   }
-  void enter_and_wait(std::int64_t timeout_ns = 20'000'000'000) {
+  void enter_and_wait(std::int64_t timeout_ns = patient_ns) {
     run([&](rank_type& r) {
       r.enter();
       r.wait(timeout_ns);
