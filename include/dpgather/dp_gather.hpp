@@ -20,6 +20,7 @@
 #include <dpgather/plan.hpp>
 #include <dpgather/planner.hpp>
 #include <dpgather/policy.hpp>
+#include <dpgather/protocol/in_use.hpp>
 #include <dpgather/status.hpp>
 #include <dpgather/tensor.hpp>
 #include <dpgather/validate.hpp>
@@ -167,7 +168,7 @@ public:
                     .value = 1,
                     .where = "agree"};
     }
-    if (!diverged_.ok()) return poisoned();
+    if (!diverged_.ok()) return diverged_.as_poisoned();
     if (!broken_.ok()) {
       // The others wait for this rank: it takes part, and says that it cannot run.
       step_record unable = mine;
@@ -215,7 +216,7 @@ public:
     const in_use guard{lane_.busy};
     if (!guard) return checks.refuse(errc::busy, subject::call, 1, 0);
     if (!broken_.ok()) return broken_;
-    if (!diverged_.ok()) return poisoned();
+    if (!diverged_.ok()) return diverged_.as_poisoned();
     if (status bad = standing(); !bad) return bad;
     const result<bool> capturing = channel<Communicator>::run_on::is_capturing(stream);
     if (!capturing) return by_this_rank(capturing.status());
@@ -359,23 +360,6 @@ public:
   }
 
 private:
-  /// Holds the channel for one call, so that a second user is refused instead of racing.
-  class in_use {
-  public:
-    explicit in_use(std::atomic<bool>& busy) noexcept
-        : busy_{busy}, entered_{!busy.exchange(true, std::memory_order_acquire)} {}
-    in_use(const in_use&) = delete;
-    in_use& operator=(const in_use&) = delete;
-    ~in_use() {
-      if (entered_) busy_.store(false, std::memory_order_release);
-    }
-    explicit operator bool() const noexcept { return entered_; }
-
-  private:
-    std::atomic<bool>& busy_;
-    bool entered_;
-  };
-
   /// Counts where kernels read them, and the most that any call of this policy stages: a whole
   /// summed global tensor where an all-reduce may not write its input, else one rank's padded rows.
   [[nodiscard]] static std::size_t workspace_bytes(const planner<Policy>& rules) noexcept {
@@ -399,7 +383,7 @@ private:
     const in_use guard{lane_.busy};
     if (!guard) return checks.refuse(errc::busy, subject::call, 1, 0);
     if (!broken_.ok()) return broken_;
-    if (!diverged_.ok()) return poisoned();
+    if (!diverged_.ok()) return diverged_.as_poisoned();
     if (status bad = standing(); !bad) return bad;
     const result<bool> capturing = channel<Communicator>::run_on::is_capturing(stream);
     if (!capturing) return left_out(capturing.status(), false);
@@ -460,14 +444,6 @@ private:
   [[nodiscard]] status by_this_rank(status why) const noexcept {
     if (!why.ok() && why.rank < 0) why.rank = config().topology.world_rank();
     return why;
-  }
-
-  /// What every call answers after the records showed a divergence, on all ranks alike.
-  [[nodiscard]] status poisoned() const noexcept {
-    status out = diverged_;
-    out.cause = out.code;
-    out.code = errc::poisoned;
-    return out;
   }
 
   template <row_state State>

@@ -45,6 +45,14 @@ struct [[nodiscard]] status {
   [[nodiscard]] constexpr bool ok() const noexcept { return code == errc::ok; }
   constexpr explicit operator bool() const noexcept { return ok(); }
 
+  /// What later calls answer once this one has failed for good: `poisoned`, with this as its cause.
+  [[nodiscard]] constexpr status as_poisoned() const noexcept {
+    status out = *this;
+    out.cause = code;
+    out.code = errc::poisoned;
+    return out;
+  }
+
   /// The sentence for a log, e.g. `rank 3, call 812: plan has mode=all_reduce bucket=64, but rank 1
   /// has mode=all_gather bucket=256`. Longer texts are cut, never overrun.
   [[nodiscard]] status_message message() const noexcept {

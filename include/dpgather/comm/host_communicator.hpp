@@ -11,6 +11,7 @@
 #include <dpgather/device/reduce.hpp>
 #include <dpgather/element.hpp>
 #include <dpgather/options.hpp>
+#include <dpgather/protocol/in_use.hpp>
 #include <dpgather/status.hpp>
 
 #include <atomic>
@@ -63,7 +64,7 @@ public:
   /// Exchanges call records. Errors: those of `judge`; a `plan_mismatch` fails the world.
   [[nodiscard]] status announce(const call_record& call, std::span<call_record> all,
                                 host_stream) noexcept {
-    const in_call guard{mine()};
+    const in_use guard{mine().busy};
     if (!guard) return busy("announce");
     if (status bad = group_->meeting.standing(); !bad) return bad;
     mine().call = call.call;
@@ -105,7 +106,7 @@ public:
 
   [[nodiscard]] status all_reduce(const void* send, void* recv, std::size_t count, element type,
                                   host_stream stream) noexcept {
-    const in_call guard{mine()};
+    const in_use guard{mine().busy};
     if (!guard) return busy("all_reduce");
     // Rank r sums slice r, then everybody fetches everybody's slice.
     const std::size_t bytes = size_of(type);
@@ -135,7 +136,7 @@ public:
     return pull_all("exchange", mine_bytes, all, place, false);
   }
   [[nodiscard]] status barrier() noexcept {
-    const in_call guard{mine()};
+    const in_use guard{mine().busy};
     if (!guard) return busy("barrier");
     return enter("barrier");
   }
@@ -143,23 +144,6 @@ public:
 private:
   struct span_of {
     std::size_t offset, bytes;
-  };
-
-  /// Holds the rank for one call, so that a second thread is refused instead of racing.
-  class in_call {
-  public:
-    explicit in_call(host_world::rank_state& state) noexcept
-        : state_{state}, entered_{!state.busy.exchange(true, std::memory_order_acquire)} {}
-    in_call(const in_call&) = delete;
-    in_call& operator=(const in_call&) = delete;
-    ~in_call() {
-      if (entered_) state_.busy.store(false, std::memory_order_release);
-    }
-    explicit operator bool() const noexcept { return entered_; }
-
-  private:
-    host_world::rank_state& state_;
-    bool entered_;
   };
 
   host_communicator(host_world& world, host_world::group& group, std::int32_t rank,
@@ -216,7 +200,7 @@ private:
   template <class Place>
   [[nodiscard]] status pull_all(const char* what, const void* send, void* recv, Place place,
                                 bool counted) noexcept {
-    const in_call guard{mine()};
+    const in_use guard{mine().busy};
     if (!guard) return busy(what);
     return pull_held(what, send, recv, place, counted, false);
   }
@@ -241,7 +225,7 @@ private:
   /// The sum of elements `first` to `first + count` of every rank's `send` goes to `recv`.
   [[nodiscard]] status reduce_to(const char* what, const void* send, void* recv, std::size_t first,
                                  std::size_t count, element type) noexcept {
-    const in_call guard{mine()};
+    const in_use guard{mine().busy};
     if (!guard) return busy(what);
     return reduce_held(what, send, recv, first, count, type);
   }

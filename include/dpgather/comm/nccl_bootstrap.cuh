@@ -64,12 +64,7 @@ public:
   [[nodiscard]] std::int32_t size() const noexcept { return size_; }
 
   [[nodiscard]] status all_gather(const void* mine, void* all, std::size_t bytes) noexcept {
-    if (!failure_.ok()) {
-      status out = failure_;
-      out.cause = out.code;
-      out.code = errc::poisoned;
-      return out;
-    }
+    if (!failure_.ok()) return failure_.as_poisoned();
     const auto* const from = static_cast<const std::byte*>(mine);
     auto* const to = static_cast<std::byte*>(all);
     for (std::size_t done = 0; done < bytes; done += chunk_bytes) {

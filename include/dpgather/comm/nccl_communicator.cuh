@@ -10,6 +10,7 @@
 #include <dpgather/device/cuda_runtime.cuh>
 #include <dpgather/element.hpp>
 #include <dpgather/options.hpp>
+#include <dpgather/protocol/in_use.hpp>
 #include <dpgather/status.hpp>
 
 #include <cuda_runtime_api.h>
@@ -53,7 +54,7 @@ public:
   /// Ok while calls can be made. Asked by every call before it starts anything. Errors: `busy`,
   /// `poisoned`, and an asynchronous error that nobody has heard of yet.
   [[nodiscard]] status standing() noexcept {
-    const in_call guard{*world_};
+    const in_use guard{world_->busy_};
     return guard ? world_->poll() : busy("standing");
   }
   /// Ends the world with `why`: this rank has left out a part of a call that its peers may have
@@ -74,9 +75,9 @@ public:
   /// `plan_mismatch` stays), `bad_config` without `announcements`, those of `nccl_bootstrap`.
   [[nodiscard]] status announce(const call_record& call, std::span<call_record> all,
                                 cudaStream_t) noexcept {
-    const in_call guard{*world_};
+    const in_use guard{world_->busy_};
     if (!guard) return busy("announce");
-    if (!world_->failure_.ok()) return world_->poisoned();
+    if (!world_->failure_.ok()) return world_->failure_.as_poisoned();
     if (world_->announcements_ == nullptr)
       return {.code = errc::bad_config,
               .about = subject::record,
@@ -152,23 +153,6 @@ public:
   }
 
 private:
-  /// Holds the world for one call, so that a second thread is refused instead of racing.
-  class in_call {
-  public:
-    explicit in_call(nccl_world& world) noexcept
-        : world_{world}, entered_{!world.busy_.exchange(true, std::memory_order_acquire)} {}
-    in_call(const in_call&) = delete;
-    in_call& operator=(const in_call&) = delete;
-    ~in_call() {
-      if (entered_) world_.busy_.store(false, std::memory_order_release);
-    }
-    explicit operator bool() const noexcept { return entered_; }
-
-  private:
-    nccl_world& world_;
-    bool entered_;
-  };
-
   [[nodiscard]] static std::size_t bytes_of(const piece& p) noexcept {
     return static_cast<std::size_t>(p.count);
   }
@@ -199,7 +183,7 @@ private:
   template <class Call>
   [[nodiscard]] status issue(const char* where, cudaStream_t stream, std::size_t bytes,
                              Call call) noexcept {
-    const in_call guard{*world_};
+    const in_use guard{world_->busy_};
     if (!guard) return busy(where);
     if (status bad = world_->poll(); !bad) return bad;
     if (status bad = world_->graphs_.hold(stream); !bad) return bad;

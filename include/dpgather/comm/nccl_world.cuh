@@ -57,7 +57,7 @@ public:
 
   /// Whether an asynchronous error has come up. Errors: `native_error`, which stays.
   [[nodiscard]] status poll() noexcept {
-    if (!failure_.ok()) return poisoned();
+    if (!failure_.ok()) return failure_.as_poisoned();
     for (ncclComm_t each : {world_, attention_tp_}) {
       if (each == nullptr) continue;
       ncclResult_t state = ncclSuccess;
@@ -126,12 +126,6 @@ private:
   status fail(status why) noexcept {
     if (failure_.ok()) failure_ = why;
     return why;
-  }
-  [[nodiscard]] status poisoned() const noexcept {
-    status out = failure_;
-    out.cause = out.code;
-    out.code = errc::poisoned;
-    return out;
   }
 
   dpgather::v0::topology place_;

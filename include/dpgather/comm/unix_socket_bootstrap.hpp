@@ -153,12 +153,7 @@ private:
 
   [[nodiscard]] status exchange(detail::socket_call what, const void* mine, void* all,
                                 std::size_t bytes) noexcept {
-    if (!first_.ok()) {
-      status standing = first_;
-      standing.cause = first_.code;
-      standing.code = errc::poisoned;
-      return standing;
-    }
+    if (!first_.ok()) return first_.as_poisoned();
     const auto ranks = static_cast<std::size_t>(size_);
     status bad{.about = subject::row_bytes,
                .rank = rank_,

@@ -34,12 +34,7 @@ public:
   }
 
   /// What a call answers that starts after the failure: `poisoned` with the first cause.
-  [[nodiscard]] status poisoned() const noexcept {
-    status out = first();
-    out.cause = out.code;
-    out.code = errc::poisoned;
-    return out;
-  }
+  [[nodiscard]] status poisoned() const noexcept { return first().as_poisoned(); }
 
 private:
   mutable monitor monitor_;

@@ -2,7 +2,8 @@
 
 /// @file
 /// A mutex and a condition on the monotonic clock. POSIX and not `<mutex>`, `<condition_variable>`
-/// and `<chrono>`: those three cost every unit that includes the library 0.15 s of parsing with g++ 12.
+/// and `<chrono>`: those three cost every unit that includes the library 0.15 s of parsing with
+/// g++ 12.
 
 #include <dpgather/config.hpp>
 
