@@ -99,10 +99,9 @@ private:
             cudaMemcpyAsync(device_, host_, bytes, cudaMemcpyHostToDevice, stream_), where);
         !bad)
       return bad;
-    const ncclResult_t sent = ncclAllGather(device_, received, bytes, ncclUint8, comm_, stream_);
-    if (sent != ncclInProgress) {
-      if (status bad = nccl_status(sent, where); !bad) return bad;
-    }
+    const ncclResult_t sent =
+        nccl_settled(comm_, ncclAllGather(device_, received, bytes, ncclUint8, comm_, stream_));
+    if (status bad = nccl_status(sent, where); !bad) return bad;
     const std::size_t total = bytes * static_cast<std::size_t>(size_);
     if (status bad = cuda_status(
             cudaMemcpyAsync(host_ + chunk_bytes, received, total, cudaMemcpyDeviceToHost, stream_),

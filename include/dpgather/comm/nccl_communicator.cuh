@@ -187,9 +187,9 @@ private:
     if (!guard) return busy(where);
     if (status bad = world_->poll(); !bad) return bad;
     if (status bad = world_->graphs_.hold(stream); !bad) return bad;
-    const ncclResult_t done = call(native_handle());
-    // A non-blocking communicator goes on by itself; `poll` hears of its errors.
-    if (done != ncclSuccess && done != ncclInProgress)
+    const ncclComm_t comm = native_handle();
+    const ncclResult_t done = nccl_settled(comm, call(comm));
+    if (done != ncclSuccess)
       return world_->fail(nccl_status(done, where, world_->place_.world_rank()));
     world_->bytes_received_ += bytes;
     return {};

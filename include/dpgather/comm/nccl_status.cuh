@@ -10,7 +10,9 @@
 
 #include <nccl.h>
 
+#include <chrono>
 #include <cstdint>
+#include <thread>
 
 namespace dpgather::inline v0 {
 
@@ -43,6 +45,20 @@ namespace dpgather::inline v0 {
           .native = static_cast<std::int32_t>(code),
           .value_name = nccl_name(code),
           .where = where};
+}
+
+/// What came of a call on a communicator. A non-blocking one answers `ncclInProgress` and launches
+/// from a thread of its own; work put on the stream before that has ended would overtake it. Waits
+/// at most 30 s, then answers `ncclInProgress`.
+[[nodiscard]] inline ncclResult_t nccl_settled(ncclComm_t comm, ncclResult_t done) noexcept {
+  if (done != ncclInProgress) return done;
+  const auto end = std::chrono::steady_clock::now() + std::chrono::seconds{30};
+  while (done == ncclInProgress && std::chrono::steady_clock::now() < end) {
+    const ncclResult_t asked = ncclCommGetAsyncError(comm, &done);
+    if (asked != ncclSuccess) return asked;
+    std::this_thread::yield();
+  }
+  return done;
 }
 
 /// The type that NCCL sums as. Integers are unsigned: they wrap, as sums of payloads must.

@@ -52,9 +52,12 @@ public:
       return bad;
     }
     alive_->fetch_add(1);
-    last_capture_ = id;
     const cudaError_t tied = cudaGraphRetainUserObject(graph, object, 1, cudaGraphUserObjectMove);
-    if (tied != cudaSuccess) (void)cudaUserObjectRelease(object, 1);
+    if (tied == cudaSuccess) {
+      last_capture_ = id;
+    } else {
+      (void)cudaUserObjectRelease(object, 1); // and with it the count
+    }
     return cuda_status(tied, where);
   }
 
