@@ -5,7 +5,7 @@
 
 namespace test_support {
 
-int splits_per_bucket() { return 200; }
+int splits_per_bucket() { return static_cast<int>(case_count(200)); }
 std::vector<dg::topology> graph_worlds() {
   return {{.dp_size = 2}, {.dp_size = 1, .tp_size = 2}, {.dp_size = 1}};
 }
