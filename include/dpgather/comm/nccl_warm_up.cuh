@@ -108,7 +108,7 @@ private:
 
 /// Runs every collective of a world, and of its attention-TP groups, once, and waits. Collective;
 /// once, before the first capture, with the rank's device current. `nccl_owner` has done it;
-/// engines that bring communicators which have not worked yet call it. Allocates up to 64 MiB of
+/// engines that bring communicators which have not worked yet call it. Allocates up to 16 MiB of
 /// device memory and frees it, but for what may still be in use after a failure. Errors: `timeout`,
 /// `native_error`; sticky in the world.
 [[nodiscard]] inline status warm_up(nccl_world& world, std::int64_t timeout_ns) {
