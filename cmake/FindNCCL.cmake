@@ -2,13 +2,15 @@
 #
 # NCCL's own package config first, where a version has one. Then NCCL_ROOT (variable or environment),
 # NCCL_HOME, the CUDA toolkit, system paths, and the Python wheel nvidia-nccl, which many machines
-# have for PyTorch's sake. Header and library come from one place: NCCL's device part demands it.
+# have for PyTorch's sake. The library is looked for beside the header first: NCCL's device part
+# demands that they fit.
 # Installed with dpgather, because many machines have no package config.
 include(FindPackageHandleStandardArgs)
 
 if(NOT NCCL_INCLUDE_DIR AND NOT NCCL_LIBRARY)
   find_package(NCCL CONFIG QUIET)
   if(NCCL_FOUND AND TARGET NCCL::NCCL)
+    get_target_property(NCCL_INCLUDE_DIR NCCL::NCCL INTERFACE_INCLUDE_DIRECTORIES)
     return()
   endif()
 endif()

@@ -121,7 +121,7 @@ public:
   [[nodiscard]] dg::status capture() noexcept {
     const cudaStream_t stream = link_.stream();
     if (dg::status bad = buffers_.upload_weights(stream); !bad) return bad;
-    const auto largest = plan_for(ladder().largest());
+    const auto largest = dp_.capture_plan(ladder().largest());
     if (!largest) return largest.status();
     // NCCL connects without a deadline: nobody begins before all ranks have come this far.
     if (dg::status bad = ranks_.barrier(); !bad) return bad;
@@ -131,7 +131,7 @@ public:
     if (dg::status bad = link_.wait(); !bad) return bad;
 
     return graphs_.capture(ladder(), stream, [&](std::int32_t size) noexcept {
-      const auto plan = plan_for(size);
+      const auto plan = dp_.capture_plan(size);
       return plan ? enqueue(*plan) : plan.status();
     });
   }
@@ -184,11 +184,6 @@ private:
     return out;
   }
   /// The shapes of the bucket `size`: the plan of a step in which every rank has that many rows.
-  [[nodiscard]] dg::result<dg::step_plan> plan_for(std::int32_t size) const noexcept {
-    std::vector<dg::step_record> all;
-    for (std::int32_t r = 0; r < ranks_.size(); ++r) all.push_back(record(0, r, size));
-    return dp_.plan(all);
-  }
 
   dg::host_communicator ranks_; // agrees on the host, and brings NCCL's ranks together
   std::int32_t me_;

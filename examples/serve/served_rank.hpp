@@ -197,7 +197,7 @@ private:
       // NCCL connects without a deadline: nobody begins before all ranks have come this far.
       if (dg::status bad = ranks_.barrier(); !bad) return bad;
       const auto shared_at = [this](std::int32_t size, traffic& moved) {
-        const dg::result<dg::step_plan> plan = shape_of(size);
+        const dg::result<dg::step_plan> plan = dp_.capture_plan(size);
         if (!plan) return plan.status();
         // A local tensor of the largest size serves each rank whatever its own bucket is.
         return shared(*plan, live_units(rules_.ladder().largest()), moved);
@@ -205,43 +205,20 @@ private:
       const auto attention_at = [this](std::int32_t size) { return attention(live_units(size)); };
 
       traffic ignored;
-      for (auto size = shared_sizes().span().rbegin(); size != shared_sizes().span().rend();
-           ++size) {
-        const dg::result<dg::step_plan> plan = shape_of(*size);
+      for (auto size = rules_.captured_sizes().span().rbegin();
+           size != rules_.captured_sizes().span().rend(); ++size) {
+        const dg::result<dg::step_plan> plan = dp_.capture_plan(*size);
         if (!plan) return plan.status();
         if (dg::status bad = dp_.refresh_counts(*plan, link_.stream()); !bad) return bad;
         if (dg::status bad = attention_at(rules_.ladder().largest()); !bad) return bad;
         if (dg::status bad = shared_at(*size, ignored); !bad) return bad;
         if (dg::status bad = link_.wait(); !bad) return bad;
       }
-      return graphs_.capture(rules_.ladder(), shared_sizes(), link_.stream(), attention_at,
+      return graphs_.capture(rules_.ladder(), rules_.captured_sizes(), link_.stream(), attention_at,
                              shared_at);
     } else {
       return {};
     }
-  }
-
-  static constexpr bool bucket_of_max =
-      dg::resolved<policy, dg::situation::in_graph>::lookup::kind == dg::lookup_kind::max;
-
-  [[nodiscard]] const dg::bucket_list& shared_sizes() const noexcept {
-    return bucket_of_max ? rules_.ladder() : rules_.shared_ladder();
-  }
-  /// The plan of a step whose shared bucket is exactly `size`.
-  [[nodiscard]] dg::result<dg::step_plan> shape_of(std::int32_t size) const {
-    std::vector<dg::step_record> all;
-    for (std::int32_t r = 0; r < where_.world_size(); ++r) {
-      const std::int32_t dp_rank = where_.at(r).dp_rank;
-      dg::step_record record = dp_.record(0);
-      record.world_rank = r;
-      record.tokens =
-          bucket_of_max ? size : size / where_.dp_size + (dp_rank < size % where_.dp_size ? 1 : 0);
-      record.requests = record.logits_tokens = record.tokens;
-      record.phase = record.tokens == 0 ? dg::phase::idle : dg::phase::decode;
-      record.votes = dg::step_record::graph_vote;
-      all.push_back(record);
-    }
-    return dp_.plan(all);
   }
 
   rank_group& ranks_;

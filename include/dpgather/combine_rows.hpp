@@ -31,10 +31,11 @@ public:
   using run_on = executor<stream_type>;
 
   combine_call(channel<Communicator>& lane, const const_token_rows<partial>& global,
-               const token_rows<replicated>& local, const step_plan& plan,
-               stream_type stream) noexcept
+               const token_rows<replicated>& local, const step_plan& plan, stream_type stream,
+               bool frozen) noexcept
       : lane_{lane}, global_{global}, local_{local}, plan_{plan}, places_{plan, lane.counts},
-        stream_{stream}, own_{lane.topo.dp_rank}, share_{places_.share(own_, lane.topo.tp_rank)} {}
+        stream_{stream}, frozen_{frozen}, own_{lane.topo.dp_rank}, share_{places_.share(
+                                                                       own_, lane.topo.tp_rank)} {}
 
   /// Equal slots: a reduce-scatter over the world, then the attention-TP peers share their slices.
   [[nodiscard]] status all_gather() noexcept {
@@ -102,8 +103,8 @@ private:
     if constexpr (std::same_as<typename Options::tail, tail::leave>) {
       return {};
     } else {
-      // Outside a graph the host knows when there is none.
-      if (plan_.counts_known && !plan_.in_graph() && local_.rows() == places_.rows(own_)) return {};
+      // The host knows when there is none, unless a replay may bring other counts.
+      if (plan_.counts_known && !frozen_ && local_.rows() == places_.rows(own_)) return {};
       return take(token_rows<replicated>{}, false);
     }
   }
@@ -114,6 +115,7 @@ private:
   const step_plan& plan_;
   placement places_;
   stream_type stream_;
+  bool frozen_;      // shapes, in a graph; counts are those of the replay
   std::int32_t own_; // this data-parallel rank
   row_range share_;  // what this attention-TP rank speaks for, from the first row of own_
 };

@@ -25,6 +25,7 @@
 #include <dpgather/tensor.hpp>
 #include <dpgather/validate.hpp>
 
+#include <algorithm>
 #include <atomic>
 #include <concepts>
 #include <cstddef>
@@ -42,18 +43,23 @@ namespace dpgather::inline v0 {
 /// - *Stream*: work is ordered on the stream given; there is no default stream.
 /// - *Capture*: calls may be captured, but for those whose communicator takes row counts from the
 ///   host (`not_capturable`). Shapes are the plan's and frozen; counts are read at replay from
-///   `live_counts()`, which `refresh_counts` renews before each replay. Nothing is allocated after
+///   `live_counts()`, which `refresh_counts` renews before each replay: one kind of rows in a
+///   graph. So local views must hold the rows of every replay (`capacity_exceeded`): the bucket's
+///   under `padding::max_len`, else `rules().max_padded_rows()`. Nothing is allocated after
 ///   construction.
 /// - *Ownership*: borrows communicator, workspace and all views. Address-stable: neither copied nor
 ///   moved, since `counts()` is read by kernels.
 /// - *Inputs* are never written, and their rows beyond the real ones are never read (but by
 ///   `tail::leave` in an all-gather, which brings them along). In place is legal in one form: the
 ///   local input is this rank's own place in the global output, packed rows.
-/// - *Errors*: refused input is refused on all ranks together: the rank at fault names the fault,
-///   the others answer `peer_refused`, nothing is written, the next correct call works. A
-///   divergence, timeout or lost peer is sticky: every later call answers `poisoned` with the first
-///   cause. After a sticky error the output is undefined, and buffers must live until every rank
-///   has left the call.
+/// - *Errors*: where plans are compared (`compares_plans`, `checks::checked`), refused input is
+///   refused on all ranks together: the rank at fault names the fault, the others answer
+///   `peer_refused`, nothing is written, the next correct call works. Elsewhere only the rank at
+///   fault knows: if the others do not refuse as well, they are in a collective that it left out,
+///   which its next one would meet; abort and rebuild the communicators. A divergence, timeout or
+///   lost peer is sticky: every later call answers `poisoned` with the first cause. After a sticky
+///   error the output is undefined, and buffers must live until every rank has left the call.
+/// - *Streams*: calls of one object on several streams are the engine's to order.
 /// - *Threads*: one at a time; a second one is answered `busy`.
 template <policy_like Policy,
           communicator Communicator = typename communicator_of<typename Policy::comm_type>::type>
@@ -237,34 +243,17 @@ public:
     }
     if (!plan.counts_known) return {};
     lane_.set_counts(plan);
-    if (status bad = lane_.refresh(stream); !bad) return by_this_rank(bad);
+    if (status bad = lane_.refresh(stream); !bad) return ended(bad, false);
     last_plan_ = plan.digest;
     return {};
   }
 
-  /// The plan to capture for a size of the ladder: all ranks hold `requests` requests of `width`
-  /// tokens. Counts in it do not matter to a captured graph, its shape does: the one of every step
-  /// whose plan has that `shared_bucket` (looked up by `max`) or, by the sum, the sum's.
-  /// Errors: those of `make_plan`.
-  [[nodiscard]] result<step_plan> capture_plan(std::int32_t requests, std::int32_t width = 1,
+  /// The plan to capture for one of `rules().captured_sizes()`; see `make_capture_plan`.
+  [[nodiscard]] result<step_plan> capture_plan(std::int32_t bucket, std::int32_t width = 1,
                                                row_kind kind = row_kind::hidden) const noexcept
       requires(Policy::counts_type::kind == counts_kind::agreed) {
     if (!broken_.ok()) return broken_;
-    const topology& place = config().topology;
-    agreement full;
-    full.dp_size = place.dp_size;
-    full.tp_size = place.tp_size;
-    full.width = width;
-    full.can_run_graph = true;
-    full.tokens = full.logits_tokens = full.draft_tokens = real_rows::zeros(place.dp_size);
-    full.requests = request_counts::zeros(place.dp_size);
-    for (std::int32_t r = 0; r < place.dp_size; ++r) {
-      full.tokens.set(r, requests * width);
-      full.logits_tokens.set(r, requests * width);
-      full.draft_tokens.set(r, requests * config().draft_width);
-      full.requests.set(r, requests);
-    }
-    return make_plan(rules_, full, kind);
+    return make_capture_plan(rules_, bucket, width, kind);
   }
 
   // --- calls ----------------------------------------------------------------------------------
@@ -286,7 +275,7 @@ public:
     const const_token_rows<State> from{local};
     const status done = call(
         operation::gather, from, plan, stream,
-        [&](const detail::call_checks& checks) noexcept {
+        [&](const detail::call_checks& checks, bool capturing) noexcept {
           using inside = resolved<Policy, situation::in_graph>;
           using outside = resolved<Policy, situation::eager>;
           const bool whole = plan.in_graph() ? detail::sends_as_it_is<inside>(from, plan)
@@ -294,10 +283,11 @@ public:
           const std::int64_t real = plan.real[config().topology.dp_rank];
           if (status bad = checks.gather(from, global, whole ? plan.stride : real); !bad)
             return bad;
+          if (status bad = holds_replays(checks, from.rows(), plan, capturing); !bad) return bad;
           return in_memory(from, global, "gather");
         },
-        [&]<situation Situation>() noexcept {
-          return gather_in<Situation>(from, global, plan, stream);
+        [&]<situation Situation>(bool frozen) noexcept {
+          return gather_in<Situation>(from, global, plan, stream, frozen);
         });
     if (!done) return done;
     return global.first(plan.global_rows);
@@ -318,12 +308,13 @@ public:
     const const_token_rows<partial> from{global};
     return call(
         operation::combine, from, plan, stream,
-        [&](const detail::call_checks& checks) noexcept {
+        [&](const detail::call_checks& checks, bool capturing) noexcept {
           if (status bad = checks.back(from, local, lane_.workspace.size()); !bad) return bad;
+          if (status bad = holds_replays(checks, local.rows(), plan, capturing); !bad) return bad;
           return in_memory(local, from, "combine");
         },
-        [&]<situation Situation>() noexcept {
-          return combine_in<Situation>(from, local, plan, stream);
+        [&]<situation Situation>(bool frozen) noexcept {
+          return combine_in<Situation>(from, local, plan, stream, frozen);
         });
   }
 
@@ -352,6 +343,7 @@ public:
     }
     const result<bool> capturing = channel<Communicator>::run_on::is_capturing(stream);
     if (!capturing) return by_this_rank(capturing.status());
+    if (status bad = holds_replays(checks, local.rows(), plan, *capturing); !bad) return bad;
     if (!*capturing) {
       if (status bad = lane_.refresh(stream); !bad) return by_this_rank(bad);
     }
@@ -386,40 +378,53 @@ private:
     if (!diverged_.ok()) return diverged_.as_poisoned();
     if (status bad = standing(); !bad) return bad;
     const result<bool> capturing = channel<Communicator>::run_on::is_capturing(stream);
-    if (!capturing) return left_out(capturing.status(), false);
-    status refused = check(checks);
-    if (refused.ok() && *capturing && Communicator::freezes_counts && sends_counts(what, plan))
+    if (!capturing) return ended(capturing.status(), false);
+    status refused;
+    if (*capturing && Communicator::freezes_counts && sends_counts(what, plan))
       refused = checks.refuse(errc::not_capturable, subject::mode,
                               static_cast<std::int64_t>(plan.mode), 0);
-    ++lane_.call_index;
+    if (refused.ok()) refused = check(checks, *capturing);
     bool announced = false;
     if constexpr (Communicator::compares_plans || Policy::checks_type::compare_plans) {
       // A capture moves nothing and cannot wait; its replays are compared by `refresh_counts`.
       if (!*capturing) {
+        ++lane_.call_index;
         const status verdict =
             lane_.comm.announce(announcement(what, from, plan, refused), lane_.calls, stream);
         if (verdict.code == errc::busy) --lane_.call_index; // nothing was announced
         if (!verdict.ok() && (refused.ok() || is_sticky(verdict.code))) return verdict;
-        announced = true;
+        announced = verdict.code != errc::busy;
       }
     }
-    if (!refused.ok()) return announced ? refused : left_out(refused, *capturing);
+    if (!refused.ok()) return announced ? refused : ended(refused, *capturing);
     if (plan.counts_known) {
       lane_.set_counts(plan);
     } else {
       learn_counts(plan);
     }
     if (!*capturing) {
-      if (status bad = lane_.refresh(stream); !bad) return left_out(bad, false);
+      if (status bad = lane_.refresh(stream); !bad) return ended(bad, false);
     }
-    status done = plan.in_graph() ? body.template operator()<situation::in_graph>()
-                                  : body.template operator()<situation::eager>();
-    if (done.ok()) last_plan_ = plan.digest;
-    if (done.code == errc::poisoned) { // by what happened during this call
+    const bool frozen = plan.in_graph() || *capturing; // a replay may bring other counts
+    status done = plan.in_graph() ? body.template operator()<situation::in_graph>(frozen)
+                                  : body.template operator()<situation::eager>(frozen);
+    if (done.ok() && !*capturing) last_plan_ = plan.digest; // a capture executes nothing
+    if (done.code == errc::poisoned) {                      // by what happened during this call
       done.code = done.cause;
       done.cause = errc::ok;
     }
-    return left_out(done, *capturing);
+    return ended(done, *capturing, true);
+  }
+
+  /// A captured call serves every count that its shape has room for: so must the local view.
+  [[nodiscard]] status holds_replays(const detail::call_checks& checks, std::int64_t local_rows,
+                                     const step_plan& plan, bool capturing) const noexcept {
+    if (!capturing || plan.dp_size != config().topology.dp_size) return {};
+    const std::int64_t most = plan.padding == padding_kind::max_len
+                                  ? plan.padded[config().topology.dp_rank]
+                                  : std::min(rules_.max_padded_rows(), plan.global_rows);
+    if (local_rows >= most) return {};
+    return checks.refuse(errc::capacity_exceeded, subject::local, most, local_rows);
   }
 
   /// Whether the communicator takes calls, where it can say so before it is used.
@@ -430,13 +435,13 @@ private:
       return {};
     }
   }
-  /// The end of a call on this rank. A sticky error that the peers did not hear of ends the
-  /// communicator too: they are in this call, so this rank's next one would meet it. A capture
-  /// moves nothing, and may be tried again.
-  [[nodiscard]] status left_out(const status& why, bool capturing) noexcept {
+  /// The end of a call on this rank. A failure in the middle of it, whatever its kind, and a sticky
+  /// error that the peers did not hear of end the communicator too: they are in this call, so this
+  /// rank's next one would meet it. A capture moves nothing, and may be tried again.
+  [[nodiscard]] status ended(const status& why, bool capturing, bool midway = false) noexcept {
     const status out = by_this_rank(why);
     if constexpr (requires { lane_.comm.fail(out); }) {
-      if (is_sticky(out.code) && !capturing) lane_.comm.fail(out);
+      if (!out.ok() && (midway || is_sticky(out.code)) && !capturing) lane_.comm.fail(out);
     }
     return out;
   }
@@ -505,9 +510,9 @@ private:
   template <situation Situation, row_state State>
   [[nodiscard]] status gather_in(const const_token_rows<State>& local,
                                  const token_rows<replicated>& global, const step_plan& plan,
-                                 stream_type stream) noexcept {
-    detail::gather_call<resolved<Policy, Situation>, Communicator, State> of{lane_, local, global,
-                                                                             plan, stream};
+                                 stream_type stream, bool frozen) noexcept {
+    detail::gather_call<resolved<Policy, Situation>, Communicator, State> of{lane_, local,  global,
+                                                                             plan,  stream, frozen};
     // Only modes that the policy can come to are instantiated.
     if constexpr (detail::may_choose<Policy, Situation>(mode_kind::all_gather))
       if (plan.mode == mode_kind::all_gather) return of.all_gather();
@@ -521,9 +526,9 @@ private:
   template <situation Situation>
   [[nodiscard]] status combine_in(const const_token_rows<partial>& global,
                                   const token_rows<replicated>& local, const step_plan& plan,
-                                  stream_type stream) noexcept {
-    detail::combine_call<resolved<Policy, Situation>, Communicator> of{lane_, global, local, plan,
-                                                                       stream};
+                                  stream_type stream, bool frozen) noexcept {
+    detail::combine_call<resolved<Policy, Situation>, Communicator> of{lane_, global, local,
+                                                                       plan,  stream, frozen};
     if constexpr (detail::may_choose<Policy, Situation>(mode_kind::all_gather))
       if (plan.mode == mode_kind::all_gather) return of.all_gather();
     if constexpr (detail::may_choose<Policy, Situation>(mode_kind::all_reduce)) {

@@ -43,10 +43,10 @@ public:
   using run_on = executor<stream_type>;
 
   gather_call(channel<Communicator>& lane, const const_token_rows<State>& local,
-              const token_rows<replicated>& global, const step_plan& plan,
-              stream_type stream) noexcept
+              const token_rows<replicated>& global, const step_plan& plan, stream_type stream,
+              bool frozen) noexcept
       : lane_{lane}, local_{local}, global_{global}, plan_{plan}, places_{plan, lane.counts},
-        stream_{stream}, own_{lane.topo.dp_rank}, start_{places_.offset(own_)},
+        stream_{stream}, frozen_{frozen}, own_{lane.topo.dp_rank}, start_{places_.offset(own_)},
         share_{places_.share(own_, lane.topo.tp_rank)} {}
 
   /// Equal slots: this rank's slice goes to its own place in the output, which is then sent.
@@ -150,6 +150,7 @@ private:
                                              .fill = rest,
                                              .dp_rank = own_,
                                              .tp_rank = lane_.topo.tp_rank,
+                                             .local_rows = local_.rows(),
                                              .most_rows = most_rows,
                                              .window = window,
                                              .copies = copies},
@@ -168,9 +169,10 @@ private:
                                        .most_rows = share_.count},
                        Options::launch::blocks, stream_);
   }
-  /// All tails, after the rows have come. Outside a graph the host knows when there are none.
+  /// All tails, after the rows have come. The host knows when there are none, unless a replay may
+  /// bring other counts.
   [[nodiscard]] status fill_all_tails() noexcept {
-    const bool none = plan_.counts_known && !plan_.in_graph() && plan_.pad_rows() == 0;
+    const bool none = plan_.counts_known && !frozen_ && plan_.pad_rows() == 0;
     return run_on::run(fill_tails{.global = global_places(),
                                   .places = lane_.live_places(plan_),
                                   .fill = tail_fill(),
@@ -184,6 +186,7 @@ private:
   const step_plan& plan_;
   placement places_; // as the host knows it
   stream_type stream_;
+  bool frozen_;        // shapes, in a graph; counts are those of the replay
   std::int32_t own_;   // this data-parallel rank
   std::int64_t start_; // its first global row
   row_range share_;    // what this attention-TP rank speaks for, from start_

@@ -30,7 +30,10 @@ public:
   graph_set() noexcept = default;
   graph_set(graph_set&& other) noexcept : graphs_{std::exchange(other.graphs_, {})} {}
   graph_set& operator=(graph_set&& other) noexcept {
-    std::swap(graphs_, other.graphs_);
+    if (this != &other) {
+      clear();
+      graphs_ = std::exchange(other.graphs_, {});
+    }
     return *this;
   }
   ~graph_set() { clear(); }
@@ -38,14 +41,15 @@ public:
   /// Captures a graph for each size: `body(size)` enqueues the step on `stream` and answers a
   /// status. Largest first, as engines do, so that what the step allocates while captured is reused
   /// by the smaller ones. Capture mode is thread-local: other threads may go on allocating.
-  /// Stream: must be capturable, not the null stream. Replaces what was captured before; after an
-  /// error there are no graphs. Errors: the first one of `body`, `native_error`; `bad_buckets` for
-  /// no sizes.
+  /// Allocates, so it may throw `bad_alloc`; a body that throws leaves a usable stream and no
+  /// graphs. Stream: must be capturable, not the null stream. Replaces what was captured before;
+  /// after an error there are no graphs. Errors: the first one of `body`, `native_error`;
+  /// `bad_buckets` for no sizes.
   template <class Body>
-  [[nodiscard]] status capture(const bucket_list& sizes, cudaStream_t stream,
-                               Body&& body) noexcept {
+  [[nodiscard]] status capture(const bucket_list& sizes, cudaStream_t stream, Body&& body) {
     clear();
     if (sizes.empty()) return {.code = errc::bad_buckets, .about = subject::ladder, .limit = 1};
+    graphs_.reserve(static_cast<std::size_t>(sizes.size()));
     for (std::int32_t i = sizes.size() - 1; i >= 0; --i) {
       if (status bad = capture_one(sizes[i], stream, body); !bad) {
         clear();
@@ -58,7 +62,7 @@ public:
 
   /// Replays the graph of a size. One launch. Errors: `graph_missing{size}`, `native_error`.
   [[nodiscard]] status launch(std::int32_t size, cudaStream_t stream) noexcept {
-    captured* const graph = find(size);
+    auto* const graph = const_cast<captured*>(find(size)); // ours
     if (graph == nullptr)
       return {.code = errc::graph_missing,
               .about = subject::bucket,
@@ -72,14 +76,14 @@ public:
   }
 
   [[nodiscard]] std::size_t count() const noexcept { return graphs_.size(); }
-  [[nodiscard]] bool has(std::int32_t size) noexcept { return find(size) != nullptr; }
+  [[nodiscard]] bool has(std::int32_t size) const noexcept { return find(size) != nullptr; }
   /// Launches of a size so far; 0 for one that was never captured.
-  [[nodiscard]] std::uint64_t replays(std::int32_t size) noexcept {
+  [[nodiscard]] std::uint64_t replays(std::int32_t size) const noexcept {
     const captured* const graph = find(size);
     return graph == nullptr ? 0 : graph->replays;
   }
   /// Nodes of a size's graph; 0 for one that was never captured.
-  [[nodiscard]] std::size_t nodes(std::int32_t size) noexcept {
+  [[nodiscard]] std::size_t nodes(std::int32_t size) const noexcept {
     const captured* const graph = find(size);
     return graph == nullptr ? 0 : graph->nodes;
   }
@@ -98,29 +102,57 @@ private:
     std::uint64_t replays = 0;
   };
 
-  [[nodiscard]] captured* find(std::int32_t size) noexcept {
+  [[nodiscard]] const captured* find(std::int32_t size) const noexcept {
     const auto at = std::ranges::lower_bound(graphs_, size, {}, &captured::size);
     return at == graphs_.end() || at->size != size ? nullptr : &*at;
   }
 
+  /// Ends a capture on every way out, or the stream stays unusable.
+  class capture_scope {
+  public:
+    explicit capture_scope(cudaStream_t stream) noexcept : stream_{stream} {}
+    capture_scope(const capture_scope&) = delete;
+    capture_scope& operator=(const capture_scope&) = delete;
+    ~capture_scope() {
+      if (open_) (void)cudaStreamEndCapture(stream_, &graph_);
+      if (graph_ != nullptr) (void)cudaGraphDestroy(graph_);
+    }
+    [[nodiscard]] cudaError_t begin() noexcept {
+      const cudaError_t begun = cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal);
+      open_ = begun == cudaSuccess;
+      return begun;
+    }
+    [[nodiscard]] cudaError_t end() noexcept {
+      open_ = false;
+      return cudaStreamEndCapture(stream_, &graph_);
+    }
+    [[nodiscard]] cudaGraph_t graph() const noexcept { return graph_; }
+
+  private:
+    cudaStream_t stream_;
+    cudaGraph_t graph_ = nullptr;
+    bool open_ = false;
+  };
+
   template <class Body>
-  [[nodiscard]] status capture_one(std::int32_t size, cudaStream_t stream, Body& body) noexcept {
+  [[nodiscard]] status capture_one(std::int32_t size, cudaStream_t stream, Body& body) {
     constexpr const char* where = "graph_set::capture";
-    if (status bad =
-            cuda_status(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), where);
-        !bad)
-      return bad;
+    capture_scope scope{stream};
+    if (status bad = cuda_status(scope.begin(), where); !bad) return bad;
     const status enqueued = body(size);
-    cudaGraph_t graph = nullptr;
-    // Ended in any case, or the stream stays unusable. The body's error says more than the
-    // capture's.
-    status done = cuda_status(cudaStreamEndCapture(stream, &graph), where);
-    if (!enqueued.ok()) done = enqueued;
+    status done = cuda_status(scope.end(), where);
+    if (!enqueued.ok()) return enqueued; // says more than the capture that it spoilt
     captured made{.size = size};
-    if (done.ok()) done = cuda_status(cudaGraphGetNodes(graph, nullptr, &made.nodes), where);
-    if (done.ok()) done = cuda_status(cudaGraphInstantiate(&made.run, graph, 0), where);
-    if (graph != nullptr) (void)cudaGraphDestroy(graph);
-    if (done.ok()) graphs_.push_back(made);
+    if (done.ok())
+      done = cuda_status(cudaGraphGetNodes(scope.graph(), nullptr, &made.nodes), where);
+    if (done.ok()) done = cuda_status(cudaGraphInstantiate(&made.run, scope.graph(), 0), where);
+    // Now and not at the first replay, which is on the step path.
+    if (done.ok()) done = cuda_status(cudaGraphUpload(made.run, stream), where);
+    if (done.ok()) {
+      graphs_.push_back(made);
+    } else if (made.run != nullptr) {
+      (void)cudaGraphExecDestroy(made.run);
+    }
     return done;
   }
 

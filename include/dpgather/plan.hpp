@@ -408,6 +408,40 @@ template <policy_like P>
   return plan;
 }
 
+/// The plan to capture for one of `planner::captured_sizes()`: of a step whose `shared_bucket` is
+/// `bucket` requests. Counts in it mean nothing to a captured graph; its shape is that of every
+/// step with that shared bucket. Looked up by the maximum, every rank has `bucket` requests; by the
+/// sum, the ranks have them together. Local tensors of calls that are captured with it must hold
+/// the rows of every replay: `planner::max_padded_rows()`, or under `padding::max_len` the
+/// bucket's. `width`: tokens per request. Errors: those of `make_plan`.
+template <policy_like P>
+[[nodiscard]] constexpr result<step_plan>
+make_capture_plan(const planner<P>& rules, std::int32_t bucket, std::int32_t width = 1,
+                  row_kind kind = row_kind::hidden) noexcept {
+  static_assert(
+      P::counts_type::kind == counts_kind::agreed,
+      "dpgather: without agreed counts every plan has the shape of the capacities; capture "
+      "with the plan of any step");
+  const gather_config& config = rules.config();
+  const std::int32_t ranks = config.topology.dp_size;
+  agreement full;
+  full.dp_size = ranks;
+  full.tp_size = config.topology.tp_size;
+  full.width = width;
+  full.can_run_graph = true;
+  full.tokens = full.logits_tokens = full.draft_tokens = real_rows::zeros(ranks);
+  full.requests = request_counts::zeros(ranks);
+  for (std::int32_t r = 0; r < ranks; ++r) {
+    const std::int32_t requests =
+        planner<P>::shares_sum ? bucket / ranks + (r < bucket % ranks ? 1 : 0) : bucket;
+    full.tokens.set(r, requests * width);
+    full.logits_tokens.set(r, requests * width);
+    full.draft_tokens.set(r, requests * config.draft_width);
+    full.requests.set(r, requests);
+  }
+  return make_plan(rules, full, kind);
+}
+
 /// Both steps in one, for a single plan; in a loop make the planner once.
 template <policy_like P, class Known>
 [[nodiscard]] constexpr result<step_plan> make_plan(const gather_config& config, const Known& known,

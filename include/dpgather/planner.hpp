@@ -83,6 +83,14 @@ public:
   [[nodiscard]] constexpr const bucket_list& ladder() const noexcept { return per_rank_; }
   /// Sizes for the sum over ranks, in requests; derived.
   [[nodiscard]] constexpr const bucket_list& shared_ladder() const noexcept { return of_sum_; }
+  /// Whether the bucket that all ranks share in a graph is that of the sum, not of the maximum.
+  static constexpr bool shares_sum =
+      resolved<P, situation::in_graph>::lookup::kind == lookup_kind::sum ||
+      resolved<P, situation::in_graph>::lookup::kind == lookup_kind::own_and_sum;
+  /// The values of `step_plan::shared_bucket`: the sizes to capture.
+  [[nodiscard]] constexpr const bucket_list& captured_sizes() const noexcept {
+    return shares_sum ? of_sum_ : per_rank_;
+  }
   /// Equal on ranks that may work together; goes into every step record.
   [[nodiscard]] constexpr std::uint64_t config_hash() const noexcept { return config_hash_; }
 

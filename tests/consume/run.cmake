@@ -37,6 +37,7 @@ run("configure fails" "${CMAKE_COMMAND}" -S "${CMAKE_CURRENT_LIST_DIR}" -B "${DI
     --no-warn-unused-cli)
 run("build fails" "${CMAKE_COMMAND}" --build "${DIR}/build")
 if(HOW STREQUAL "nccl")
+  run("the engine fails" "${DIR}/build/engine") # it refuses before it needs a GPU
   return()
 endif()
 run("the consumer fails" "${DIR}/build/consumer")

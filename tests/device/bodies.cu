@@ -247,6 +247,7 @@ TEST_CASE("row jobs write what the CPU writes, counts read from device memory") 
                                               .fill = fill,
                                               .dp_rank = dp,
                                               .tp_rank = tp,
+                                              .local_rows = 9,
                                               .most_rows = plan.global_rows,
                                               .window = window};
         });

@@ -151,6 +151,7 @@ TEST_CASE("place_rows: real rows at their place, the rest of the window filled, 
                                    .fill = s.fill,
                                    .dp_rank = s.dp,
                                    .tp_rank = s.tp,
+                                   .local_rows = s.local_rows,
                                    .most_rows = s.plan.global_rows,
                                    .window = window,
                                    .copies = copies});
@@ -175,6 +176,7 @@ TEST_CASE("place_rows: rows that lie at their place stay, and go through a funct
                                  .global = {memory.data(), 2, 2},
                                  .places = {plan, counts},
                                  .fill = dg::no_fill(),
+                                 .local_rows = 2,
                                  .most_rows = 2};
     CHECK(dg::executor<dg::host_stream>::run(job, 0, {}).ok());
   };

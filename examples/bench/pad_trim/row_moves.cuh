@@ -57,6 +57,7 @@ public:
                        .global = {global(i).data(), row_bytes, row_bytes},
                        .places = places(),
                        .dp_rank = 1,
+                       .local_rows = rows_,
                        .most_rows = rows_};
                    must(dg::executor<cudaStream_t>::run(job, 0, stream_), "place_rows");
                  },

@@ -44,6 +44,8 @@ enum class subgroup_kind : std::uint8_t {
 /// `compares_plans`: announcing is part of every call here, not a debugging aid.
 /// `freezes_counts`: the v-variants take their pieces from the host, so that a capture would freeze
 /// them.
+/// Optional: `standing()`, whether calls can be made, asked before a call starts anything; and
+/// `fail(why)`, by which a rank that left a call midway ends its communicator for good.
 template <class C>
 concept communicator = requires(C& c, const void* send, void* recv, std::size_t bytes,
                                 std::span<const piece> pieces, const call_record& mine,

@@ -77,7 +77,7 @@ public:
                                 cudaStream_t) noexcept {
     const in_use guard{world_->busy_};
     if (!guard) return busy("announce");
-    if (!world_->failure_.ok()) return world_->failure_.as_poisoned();
+    if (world_->failure_.failed()) return world_->failure_.poisoned();
     if (world_->announcements_ == nullptr)
       return {.code = errc::bad_config,
               .about = subject::record,
@@ -188,6 +188,7 @@ private:
     if (status bad = world_->poll(); !bad) return bad;
     if (status bad = world_->graphs_.hold(stream); !bad) return bad;
     const ncclComm_t comm = native_handle();
+    if (comm == nullptr) return world_->failure_.poisoned(); // aborted by another thread just now
     const ncclResult_t done = nccl_settled(comm, call(comm));
     if (done != ncclSuccess)
       return world_->fail(nccl_status(done, where, world_->place_.world_rank()));

@@ -172,7 +172,15 @@ private:
     std::thread{[state, make, device] {
       communicators made;
       made.done = cuda_status(cudaSetDevice(device), "nccl_owner");
+#if defined(__cpp_exceptions)
+      try {
+        if (made.done.ok()) made = make();
+      } catch (...) { // no memory: what else would throw is not called
+        made.done = cuda_status(cudaErrorMemoryAllocation, "nccl_owner");
+      }
+#else
       if (made.done.ok()) made = make();
+#endif
       const std::lock_guard lock{state->mutex};
       if (state->left_behind) return made.abort();
       state->made = made;

@@ -10,6 +10,7 @@
 #include <dpgather/device/graph_count.cuh>
 #include <dpgather/device/stream_wait.cuh>
 #include <dpgather/protocol/call_record.hpp>
+#include <dpgather/protocol/failure_cell.hpp>
 #include <dpgather/status.hpp>
 #include <dpgather/topology.hpp>
 
@@ -29,7 +30,8 @@ class nccl_communicator;
 ///
 /// Ownership: borrows the communicators and `announcements`, which must outlive it and every graph
 /// that its calls were captured into. Address-stable. Allocates at construction only.
-/// Threads: one at a time, as NCCL demands of a communicator; a second one is answered `busy`.
+/// Threads: one at a time makes calls, as NCCL demands of a communicator; a second one is answered
+/// `busy`. `check`, `poll`, `wait` and `abort` may be called by another one, a watchdog, meanwhile.
 /// After a failure every call answers `poisoned`; `abort` the communicators and make new ones.
 class nccl_world {
 public:
@@ -40,14 +42,14 @@ public:
              nccl_bootstrap* announcements = nullptr)
       : place_{place}, world_{world}, attention_tp_{attention_tp}, announcements_{announcements},
         records_(place.validate().ok() ? static_cast<std::size_t>(place.world_size()) : 0) {
-    failure_ = verify();
+    if (const status bad = verify(); !bad) (void)failure_.raise(bad);
   }
   nccl_world(const nccl_world&) = delete;
   nccl_world& operator=(const nccl_world&) = delete;
 
   /// Ok, or the first failure: of the construction (`nccl_version`, `bad_group`, `null_pointer`) or
   /// of any call since.
-  [[nodiscard]] status check() const noexcept { return failure_; }
+  [[nodiscard]] status check() const noexcept { return failure_.first(); }
   [[nodiscard]] const dpgather::v0::topology& topology() const noexcept { return place_; }
   /// Bytes that a ring brings this rank for the data collectives issued so far; NCCL itself tells
   /// nobody. A captured call counts once, when it is captured.
@@ -57,8 +59,8 @@ public:
 
   /// Whether an asynchronous error has come up. Errors: `native_error`, which stays.
   [[nodiscard]] status poll() noexcept {
-    if (!failure_.ok()) return failure_.as_poisoned();
-    for (ncclComm_t each : {world_, attention_tp_}) {
+    if (failure_.failed()) return failure_.poisoned();
+    for (ncclComm_t each : {world_.load(), attention_tp_.load()}) {
       if (each == nullptr) continue;
       ncclResult_t state = ncclSuccess;
       ncclResult_t asked = ncclCommGetAsyncError(each, &state);
@@ -75,7 +77,7 @@ public:
   [[nodiscard]] status wait(cudaStream_t stream, std::int64_t timeout_ns) noexcept {
     status done = wait_for(stream, timeout_ns, [this]() noexcept { return poll(); });
     if (done.ok()) return poll(); // a failed collective may leave the stream idle
-    if (done.code == errc::poisoned || !failure_.ok()) return done;
+    if (done.code == errc::poisoned || failure_.failed()) return done;
     done.rank = place_.world_rank();
     return fail(done);
   }
@@ -83,11 +85,12 @@ public:
   /// Ends what still runs and frees both communicators, as NCCL demands after a failure. Their
   /// handles are invalid then, the engine's copies too. Blocks as long as `ncclCommAbort` does.
   void abort() noexcept {
-    if (failure_.ok()) (void)fail({.code = errc::peer_left, .peer = place_.world_rank()});
+    (void)fail({.code = errc::peer_left, .peer = place_.world_rank()});
+    const ncclComm_t peers = attention_tp_.exchange(nullptr);
+    const ncclComm_t all = world_.exchange(nullptr);
     // With one data-parallel rank an engine may have given one communicator for both.
-    if (attention_tp_ != nullptr && attention_tp_ != world_) (void)ncclCommAbort(attention_tp_);
-    if (world_ != nullptr) (void)ncclCommAbort(world_);
-    attention_tp_ = world_ = nullptr;
+    if (peers != nullptr && peers != all) (void)ncclCommAbort(peers);
+    if (all != nullptr) (void)ncclCommAbort(all);
   }
 
 private:
@@ -98,8 +101,26 @@ private:
     if (status bad = check_nccl_version(); !bad) return bad;
     if (status bad = verify(world_, place_.world_size(), place_.world_rank(), subject::world); !bad)
       return bad;
-    if (attention_tp_ == nullptr && place_.tp_size == 1) return {};
-    return verify(attention_tp_, place_.tp_size, place_.tp_rank, subject::tp_size);
+    if (attention_tp_ != nullptr || place_.tp_size > 1) {
+      if (status bad = verify(attention_tp_, place_.tp_size, place_.tp_rank, subject::tp_size);
+          !bad)
+        return bad;
+    }
+    if (announcements_ == nullptr) return {};
+    if (status bad = announcements_->check(); !bad) return bad;
+    const auto other = [&](subject what, std::int64_t value, std::int64_t limit) {
+      return status{.code = errc::bad_group,
+                    .about = what,
+                    .rank = place_.world_rank(),
+                    .value = value,
+                    .limit = limit,
+                    .where = "nccl_world's announcements"};
+    };
+    if (announcements_->size() != place_.world_size())
+      return other(subject::world, announcements_->size(), place_.world_size());
+    if (announcements_->rank() != place_.world_rank())
+      return other(subject::rank, announcements_->rank(), place_.world_rank());
+    return {};
   }
   [[nodiscard]] status verify(ncclComm_t comm, std::int32_t size, std::int32_t rank,
                               subject about) const noexcept {
@@ -123,17 +144,17 @@ private:
     return {};
   }
 
-  status fail(status why) noexcept {
-    if (failure_.ok()) failure_ = why;
+  status fail(const status& why) noexcept {
+    (void)failure_.raise(why);
     return why;
   }
 
   dpgather::v0::topology place_;
-  ncclComm_t world_;
-  ncclComm_t attention_tp_;
+  std::atomic<ncclComm_t> world_; // null after an abort
+  std::atomic<ncclComm_t> attention_tp_;
   nccl_bootstrap* announcements_;
   std::vector<call_record> records_;
-  status failure_{};
+  failure_cell failure_;
   graph_count graphs_;
   std::uint64_t bytes_received_ = 0;
   std::atomic<bool> busy_{false};

@@ -45,7 +45,8 @@ struct executor<cudaStream_t> {
     if (words == 0 || parts == 0) return {};
     std::uint64_t wide = (words + threads * words_per_thread - 1) / (threads * words_per_thread);
     const std::uint64_t most = blocks > 0 ? static_cast<std::uint64_t>(blocks) : most_blocks;
-    const std::uint64_t most_wide = parts < most ? most / parts : 1;
+    const std::uint64_t most_wide = parts < most ? most / parts : 1; // a part needs a block
+    static_assert(sizeof(Job) <= 4096, "kernel parameters hold 4 KiB on every GPU");
     if (wide > most_wide) wide = most_wide;
     cudaLaunchConfig_t how{};
     how.gridDim = dim3{static_cast<unsigned>(wide), parts};

@@ -43,8 +43,8 @@ concept device_job = std::is_trivially_copyable_v<Job> &&
 /// `executor.cuh`.
 ///
 /// - `run(job, blocks, stream)`: one launch, nothing for a job without parts or words. `blocks`: at
-///   most so many, 0 for the executor's choice. Stream: ordered. Capture: safe. Errors:
-///   `native_error` when the launch fails.
+///   most so many, or one for each part, 0 for the executor's choice. Stream: ordered. Capture:
+///   safe. Errors: `native_error` when the launch fails.
 /// - `is_capturing(stream)`: whether what is launched now goes into a graph.
 /// - `check_memory(pointer)`: `wrong_memory` unless kernels on the current device may use it.
 /// - `has_own_memory`: whether jobs read counts elsewhere than in the host's memory.

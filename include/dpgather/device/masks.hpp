@@ -30,7 +30,7 @@ struct row_masks {
 
   [[nodiscard]] std::uint32_t parts() const noexcept { return 1; }
   [[nodiscard]] std::uint64_t words() const noexcept {
-    return static_cast<std::uint64_t>(places.global_rows());
+    return (static_cast<std::uint64_t>(places.global_rows()) + 31) / 32;
   }
   /// A worker does 32 rows, so that no bit has two writers.
   DPGATHER_HOST_DEVICE void operator()(std::uint32_t, worker_id worker) const noexcept {

@@ -99,7 +99,8 @@ struct place_rows {
   fill_word fill{};
   std::int32_t dp_rank = 0;
   std::int32_t tp_rank = 0;
-  std::int64_t most_rows = 0; ///< of the window, from the shape
+  std::int64_t local_rows = 0; ///< of the view: none behind them is read, whatever the counts say
+  std::int64_t most_rows = 0;  ///< of the window, from the shape
   row_window window = row_window::share;
   bool copies = true; ///< false: another attention-TP rank brings the rows
 
@@ -117,6 +118,8 @@ struct place_rows {
     } else if (window == row_window::all) {
       all = {0, places.global_rows()};
     }
+    if (own.first + own.count > local_rows)
+      own.count = own.first < local_rows ? local_rows - own.first : 0;
     if (!copies) own.count = 0;
     const std::int64_t first = start + own.first; // global row of the first copied one
     copy(own, first, worker);

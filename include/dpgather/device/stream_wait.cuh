@@ -20,7 +20,10 @@ namespace dpgather::inline v0 {
 template <class Poll>
 [[nodiscard]] status wait_for(cudaStream_t stream, std::int64_t timeout_ns, Poll poll) noexcept {
   using clock = std::chrono::steady_clock;
-  const clock::time_point end = clock::now() + std::chrono::nanoseconds{timeout_ns};
+  // Capped: a deadline far away must not overflow the clock's own arithmetic.
+  constexpr std::int64_t a_year = 31'536'000'000'000'000;
+  const clock::time_point end =
+      clock::now() + std::chrono::nanoseconds{timeout_ns < a_year ? timeout_ns : a_year};
   for (std::uint64_t looked = 0;; ++looked) {
     const cudaError_t state = cudaStreamQuery(stream);
     if (state == cudaSuccess) return {};

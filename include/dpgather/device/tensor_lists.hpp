@@ -1,7 +1,7 @@
 #pragma once
 
 /// @file
-/// Pad, trim and compact as jobs: any number of tensors in one launch.
+/// Pad, trim and compact as jobs: up to 32 tensors in one launch.
 
 #include <dpgather/config.hpp>
 #include <dpgather/device/compact.hpp>
@@ -48,11 +48,14 @@ struct tensor_list {
   }
 };
 
-/// Launches `tensors`, at most `Capacity` of them.
+/// Launches the first tensors that have something to do, at most `Capacity` of them, and takes them
+/// off the list.
 template <std::uint32_t Capacity, class Tensor, class Stream>
-[[nodiscard]] status run_list(std::span<const Tensor> tensors, Stream stream) noexcept {
+[[nodiscard]] status run_first(std::span<const Tensor>& tensors, Stream stream) noexcept {
   tensor_list<Tensor, Capacity> list;
-  for (const Tensor& tensor : tensors) {
+  while (!tensors.empty() && list.count < Capacity) {
+    const Tensor& tensor = tensors.front();
+    tensors = tensors.subspan(1);
     const std::uint64_t words = words_of(tensor);
     if (words == 0) continue;
     list.tensors[list.count++] = tensor;
@@ -61,15 +64,13 @@ template <std::uint32_t Capacity, class Tensor, class Stream>
   return executor<Stream>::run(list, 0, stream);
 }
 
-/// Launches a checked list. Parameters hold 4 KiB on every GPU: 32 tensors; more go by further
-/// launches.
+/// Launches a checked list. Kernel parameters hold 4 KiB on every GPU: 32 tensors; more go by
+/// further launches.
 template <class Tensor, class Stream>
 [[nodiscard]] status run_checked_list(std::span<const Tensor> tensors, Stream stream) noexcept {
-  if (tensors.size() <= 16) return run_list<16>(tensors, stream);
+  if (tensors.size() <= 16) return run_first<16>(tensors, stream);
   while (!tensors.empty()) {
-    const std::size_t now = tensors.size() < 32 ? tensors.size() : 32;
-    if (const status bad = run_list<32>(tensors.first(now), stream); !bad) return bad;
-    tensors = tensors.subspan(now);
+    if (const status bad = run_first<32>(tensors, stream); !bad) return bad;
   }
   return {};
 }
