@@ -45,8 +45,8 @@ namespace dpgather::inline v0 {
 ///   host (`not_capturable`). Shapes are the plan's and frozen; counts are read at replay from
 ///   `live_counts()`, which `refresh_counts` renews before each replay: one kind of rows in a
 ///   graph. So local views must hold the rows of every replay (`capacity_exceeded`): the bucket's
-///   under `padding::max_len`, else `rules().max_padded_rows()`. Nothing is allocated after
-///   construction.
+///   under `padding::max_len`, else the largest bucket's, or `rules().max_padded_rows()` where a
+///   rank looks up no bucket of its own. Nothing is allocated after construction.
 /// - *Ownership*: borrows communicator, workspace and all views. Address-stable: neither copied nor
 ///   moved, since `counts()` is read by kernels.
 /// - *Inputs* are never written, and their rows beyond the real ones are never read (but by
@@ -420,9 +420,15 @@ private:
   [[nodiscard]] status holds_replays(const detail::call_checks& checks, std::int64_t local_rows,
                                      const step_plan& plan, bool capturing) const noexcept {
     if (!capturing || plan.dp_size != config().topology.dp_size) return {};
-    const std::int64_t most = plan.padding == padding_kind::max_len
-                                  ? plan.padded[config().topology.dp_rank]
-                                  : std::min(rules_.max_padded_rows(), plan.global_rows);
+    std::int64_t most = plan.padded[config().topology.dp_rank];
+    if (plan.padding != padding_kind::max_len) {
+      // A rank that looks up its own bucket holds at most the largest one.
+      constexpr lookup_kind by = resolved<Policy, situation::in_graph>::lookup::kind;
+      const bool bounded = plan.in_graph() && by != lookup_kind::sum;
+      most = std::min({rules_.max_padded_rows(), plan.global_rows,
+                       bounded ? std::int64_t{rules_.ladder().largest()} * plan.rows_per_request
+                               : plan.global_rows});
+    }
     if (local_rows >= most) return {};
     return checks.refuse(errc::capacity_exceeded, subject::local, most, local_rows);
   }

@@ -411,9 +411,8 @@ template <policy_like P>
 /// The plan to capture for one of `planner::captured_sizes()`: of a step whose `shared_bucket` is
 /// `bucket` requests. Counts in it mean nothing to a captured graph; its shape is that of every
 /// step with that shared bucket. Looked up by the maximum, every rank has `bucket` requests; by the
-/// sum, the ranks have them together. Local tensors of calls that are captured with it must hold
-/// the rows of every replay: `planner::max_padded_rows()`, or under `padding::max_len` the
-/// bucket's. `width`: tokens per request. Errors: those of `make_plan`.
+/// sum, the ranks have them together. Local tensors of captured calls must hold the rows of
+/// every replay; see `DpGather`. `width`: tokens per request. Errors: those of `make_plan`.
 template <policy_like P>
 [[nodiscard]] constexpr result<step_plan>
 make_capture_plan(const planner<P>& rules, std::int32_t bucket, std::int32_t width = 1,

@@ -128,7 +128,7 @@ private:
     out.topology = place;
     out.element = dg::element::f32;
     out.row_bytes = hidden * sizeof(float);
-    out.max_rows_per_rank = most;
+    out.max_rows_per_rank = most + 4; // outside graphs only: the largest bucket has `most`
     for (const std::int32_t size : {4, 8}) out.ladder.append(size);
     return out;
   }

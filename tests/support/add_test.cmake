@@ -48,7 +48,7 @@ set(DPGATHER_TEST_MATCHING "" CACHE STRING "Build only tests whose file (relativ
 function(dpgather_add_mirrored_tests)
   file(GLOB_RECURSE files CONFIGURE_DEPENDS RELATIVE "${CMAKE_CURRENT_SOURCE_DIR}"
        "${CMAKE_CURRENT_SOURCE_DIR}/*.cpp" "${CMAKE_CURRENT_SOURCE_DIR}/*.cu")
-  list(FILTER files EXCLUDE REGEX "^(support|compile_fail|headers|consume|objects)/")
+  list(FILTER files EXCLUDE REGEX "^(support|compile_fail|headers|consume|objects|models)/")
   if(DPGATHER_TEST_MATCHING)
     list(FILTER files INCLUDE REGEX "${DPGATHER_TEST_MATCHING}")
   endif()

@@ -30,7 +30,7 @@ inline void cuda_must(cudaError_t code, const char* what) {
 /// A rank's device, communicators and stream. The thread that made it is the rank.
 class nccl_rank {
 public:
-  explicit nccl_rank(dg::host_communicator& ranks, std::int64_t timeout_ns = 20'000'000'000)
+  explicit nccl_rank(dg::host_communicator& ranks, std::int64_t timeout_ns = 90'000'000'000)
       : owner_{at_device(ranks), ranks.topology(), timeout_ns} {
     if (!owner_.check()) throw std::runtime_error{owner_.check().message().c_str()};
     cuda_must(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "stream");

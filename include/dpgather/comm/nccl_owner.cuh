@@ -15,6 +15,7 @@
 
 #include <nccl.h>
 
+#include <algorithm>
 #include <chrono>
 #include <condition_variable>
 #include <cstdint>
@@ -148,7 +149,8 @@ private:
       nccl_world briefly{place, out.world, out.attention_tp};
       nccl_warm_up first{briefly};
       out.done = briefly.check().ok() ? first.check() : briefly.check();
-      if (out.done.ok()) out.done = first.run(std::chrono::nanoseconds{end - clock::now()}.count());
+      const std::int64_t left = std::chrono::nanoseconds{end - clock::now()}.count();
+      if (out.done.ok()) out.done = first.run(std::max<std::int64_t>(left, 0));
       if (!out.done.ok()) { // what still runs ends before its memory goes
         briefly.abort();
         first.free();
