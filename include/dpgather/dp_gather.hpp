@@ -221,8 +221,6 @@ public:
     const detail::call_checks checks{config(), lane_.counts, plan, name_of(operation::replay)};
     const in_use guard{lane_.busy};
     if (!guard) return checks.refuse(errc::busy, subject::call, 1, 0);
-    if (!broken_.ok()) return broken_;
-    if (!diverged_.ok()) return diverged_.as_poisoned();
     if (status bad = standing(); !bad) return bad;
     const result<bool> capturing = channel<Communicator>::run_on::is_capturing(stream);
     if (!capturing) return by_this_rank(capturing.status());
@@ -374,8 +372,6 @@ private:
     const detail::call_checks checks{config(), lane_.counts, plan, name_of(what)};
     const in_use guard{lane_.busy};
     if (!guard) return checks.refuse(errc::busy, subject::call, 1, 0);
-    if (!broken_.ok()) return broken_;
-    if (!diverged_.ok()) return diverged_.as_poisoned();
     if (status bad = standing(); !bad) return bad;
     const result<bool> capturing = channel<Communicator>::run_on::is_capturing(stream);
     if (!capturing) return ended(capturing.status(), false);
@@ -433,8 +429,11 @@ private:
     return checks.refuse(errc::capacity_exceeded, subject::local, most, local_rows);
   }
 
-  /// Whether the communicator takes calls, where it can say so before it is used.
+  /// Whether calls can be made: of this object, and of a communicator that can say so before it is
+  /// used.
   [[nodiscard]] status standing() noexcept {
+    if (!broken_.ok()) return broken_;
+    if (!diverged_.ok()) return diverged_.as_poisoned();
     if constexpr (requires { lane_.comm.standing(); }) {
       return lane_.comm.standing();
     } else {
