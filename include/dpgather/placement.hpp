@@ -26,9 +26,28 @@ public:
         dp_size_{plan.dp_size}, tp_size_{plan.tp_size}, slots_{plan.layout == layout_kind::slots},
         shares_slots_{plan.mode == mode_kind::all_gather} {}
 
+  /// The same shape with the counts elsewhere.
+  [[nodiscard]] DPGATHER_HOST_DEVICE placement with(const count_set& counts) const noexcept {
+    placement out = *this;
+    out.counts_ = &counts;
+    return out;
+  }
+  /// The same places, of which attention-TP ranks share the real rows only, whatever the mode.
+  [[nodiscard]] DPGATHER_HOST_DEVICE placement sharing_real_rows() const noexcept {
+    placement out = *this;
+    out.shares_slots_ = false;
+    return out;
+  }
+
   [[nodiscard]] DPGATHER_HOST_DEVICE std::int64_t global_rows() const noexcept {
     return global_rows_;
   }
+  /// Rows from slot to slot; 0 when packed.
+  [[nodiscard]] DPGATHER_HOST_DEVICE std::int64_t slot_rows() const noexcept {
+    return slots_ ? stride_ : 0;
+  }
+  [[nodiscard]] DPGATHER_HOST_DEVICE std::int32_t tp_size() const noexcept { return tp_size_; }
+  [[nodiscard]] DPGATHER_HOST_DEVICE std::int32_t dp_size() const noexcept { return dp_size_; }
   /// Real rows of dp rank `d`.
   [[nodiscard]] DPGATHER_HOST_DEVICE std::int64_t rows(std::int32_t d) const noexcept {
     return between_zero_and(counts_->rows[d], slots_ ? stride_ : global_rows_ - counts_->offset[d]);

@@ -4,6 +4,8 @@
 /// Rows of whole numbers as bf16, different for every rank, buffer, row and column, and small
 /// enough that their sum over 16 ranks is exact in any order.
 
+#include <dpgather/config.hpp>
+
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
@@ -23,7 +25,8 @@ struct row_name {
 inline constexpr std::int32_t most_exact_ranks = 16;
 
 /// In [-15, 15].
-[[nodiscard]] inline std::int32_t payload(const row_name& of, std::int32_t column) {
+[[nodiscard]] DPGATHER_HOST_DEVICE inline std::int32_t payload(const row_name& of,
+                                                               std::int32_t column) {
   std::uint32_t x = static_cast<std::uint32_t>(of.row) * 0x9e3779b1u +
                     static_cast<std::uint32_t>(of.rank) * 0x85ebca77u +
                     static_cast<std::uint32_t>(of.buffer) * 0xc2b2ae3du +
@@ -34,7 +37,7 @@ inline constexpr std::int32_t most_exact_ranks = 16;
 }
 
 /// The bits of a whole number of at most 256 as bf16.
-[[nodiscard]] inline std::uint16_t bf16_bits(std::int32_t value) {
+[[nodiscard]] DPGATHER_HOST_DEVICE inline std::uint16_t bf16_bits(std::int32_t value) {
   const auto wide = static_cast<float>(value);
   std::uint32_t bits = 0;
   std::memcpy(&bits, &wide, sizeof bits);

@@ -1,0 +1,177 @@
+#pragma once
+
+/// @file
+/// One rank: its GPU, stream, communicator and buffers.
+
+#include "../support/check_nccl.cuh"
+#include "../support/device_memory.cuh"
+#include "../support/device_rows.cuh"
+#include "../support/run_group.cuh"
+#include "../support/watchdog.hpp"
+#include "collective_case.hpp"
+#include "contents.hpp"
+#include "rotation.hpp"
+#include "symmetric_window.cuh"
+
+#include <dpgather/dpgather.cuh>
+
+#include <cuda_runtime_api.h>
+#include <nccl.h>
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <thread>
+
+namespace bench {
+
+namespace dg = dpgather;
+
+/// A method's buffers. Every output has room for one row more than the largest case, which nobody
+/// may write.
+struct collective_buffers {
+  rotation inputs;             ///< gather: own rows, padded; combine: partial sums in slots
+  std::byte* global = nullptr; ///< output of gathers: all ranks' rows
+  std::byte* local = nullptr;  ///< output of combines: own rows
+
+  /// Bytes of it all.
+  [[nodiscard]] static std::size_t bytes(const collective_shape& shape, std::size_t cache_bytes) {
+    return input_room(shape, cache_bytes) + global_room(shape) + local_room(shape);
+  }
+  [[nodiscard]] static std::size_t input_room(const collective_shape& shape,
+                                              std::size_t cache_bytes) {
+    return rotation::room(cache_bytes, shape.most_global_bytes());
+  }
+  [[nodiscard]] static collective_buffers at(std::byte* memory, const collective_shape& shape,
+                                             std::size_t cache_bytes) {
+    const std::size_t room = input_room(shape, cache_bytes);
+    return {{memory, room}, memory + room, memory + room + global_room(shape)};
+  }
+
+private:
+  [[nodiscard]] static std::size_t global_room(const collective_shape& shape) {
+    return aligned(shape.most_global_bytes() + shape.row_bytes());
+  }
+  [[nodiscard]] static std::size_t local_room(const collective_shape& shape) {
+    return aligned(shape.most_local_bytes() + shape.row_bytes());
+  }
+};
+
+/// Made by the thread that is the rank. All memory is allocated before anything runs: an allocation
+/// may wait for a device on which a kernel waits for a peer.
+class collective_rank {
+public:
+  collective_rank(dg::host_communicator ranks, const collective_shape& shape,
+                  std::size_t cache_bytes, team& others)
+      : shape_{shape}, rank_{ranks.rank()}, owner_{on_own_device(ranks), ranks.topology()},
+        stream_{make_stream(owner_)}, memory_{collective_buffers::bytes(shape, cache_bytes)},
+        packed_memory_{collective_buffers::input_room(shape, cache_bytes)},
+        counts_{sizeof collective_case::counts}, offsets_{most_ranks * sizeof(std::int64_t)},
+        window_{comm(), collective_buffers::bytes(shape, cache_bytes), others},
+        plain_{collective_buffers::at(memory_.data(), shape, cache_bytes)},
+        packed_{packed_memory_.data(), packed_memory_.size()}, place_{others, rank_, stream_,
+                                                                      [this](const char* what) {
+                                                                        wait(what);
+                                                                      }} {
+    if (has_windows()) windows_ = collective_buffers::at(window_.data(), shape, cache_bytes);
+  }
+  collective_rank(const collective_rank&) = delete;
+  collective_rank& operator=(const collective_rank&) = delete;
+  /// Collective, when all graphs are gone: CUDA lets go of them a little later.
+  ~collective_rank() {
+    watchdog::step("closing communicators");
+    using namespace std::chrono_literals;
+    for (int i = 0; i < 200 && owner_.world().graphs_alive() > 0; ++i)
+      std::this_thread::sleep_for(10ms);
+    place_.meet();
+    window_.close();
+    must(owner_.close(), "close");
+    (void)cudaStreamDestroy(stream_);
+  }
+
+  [[nodiscard]] const bench_place& place() const { return place_; }
+  [[nodiscard]] const collective_shape& shape() const { return shape_; }
+  [[nodiscard]] std::int32_t rank() const { return rank_; }
+  [[nodiscard]] cudaStream_t stream() const { return stream_; }
+  [[nodiscard]] ncclComm_t comm() { return dg::nccl_communicator{owner_.world()}.native_handle(); }
+  [[nodiscard]] const row_checker& checker() const { return checker_; }
+
+  /// Memory of `cudaMalloc`.
+  [[nodiscard]] const collective_buffers& plain() const { return plain_; }
+  /// The same in a registered window; only where there are windows.
+  [[nodiscard]] const collective_buffers& windows() const { return windows_; }
+  [[nodiscard]] bool has_windows() const { return window_.data() != nullptr; }
+  [[nodiscard]] const char* why_no_windows() const { return window_.why_none(); }
+  /// Inputs of combines, packed: the same rows as in slots. Memory of `cudaMalloc`.
+  [[nodiscard]] const rotation& packed() const { return packed_; }
+  /// What an engine has on the device: rows of every rank, and how many lie before them.
+  [[nodiscard]] const std::int32_t* counts() const {
+    return reinterpret_cast<const std::int32_t*>(counts_.data());
+  }
+  [[nodiscard]] const std::int64_t* offsets() const {
+    return reinterpret_cast<const std::int64_t*>(offsets_.data());
+  }
+
+  /// Until the stream is idle; a peer that does not come is an error after 20 s.
+  void wait(const char* what) { must(owner_.world().wait(stream_, 20'000'000'000), what); }
+
+  /// Inputs of gathers: payload in real rows, zeros in the others.
+  void fill_for_gather(const collective_case& what, std::int32_t calls) {
+    publish(what);
+    const auto fill = [&](rotation& inputs) {
+      inputs.cut(static_cast<std::size_t>(what.rows) * what.row_bytes(), calls);
+      for (std::int32_t b = 0; b < inputs.count(); ++b)
+        write_rows(inputs.buffer(b), what.rows, what.hidden, own_rows{what, rank_, b}, stream_);
+    };
+    fill(plain_.inputs);
+    if (has_windows()) fill(windows_.inputs);
+    wait("payload");
+  }
+  /// Inputs of combines, in slots and packed: likewise.
+  void fill_for_combine(const collective_case& what, std::int32_t calls) {
+    publish(what);
+    const auto fill = [&](rotation& inputs, std::int64_t rows, bool packed) {
+      inputs.cut(static_cast<std::size_t>(rows) * what.row_bytes(), calls);
+      for (std::int32_t b = 0; b < inputs.count(); ++b)
+        write_rows(inputs.buffer(b), rows, what.hidden, partial_rows{what, rank_, b, packed},
+                   stream_);
+    };
+    fill(plain_.inputs, what.slot_rows(), false);
+    fill(packed_, what.total(), true);
+    if (has_windows()) fill(windows_.inputs, what.slot_rows(), false);
+    wait("payload");
+  }
+
+private:
+  /// Everything after this is of the rank's own device.
+  static dg::host_communicator& on_own_device(dg::host_communicator& ranks) {
+    watchdog::step("NCCL initialisation", 90);
+    must(cudaSetDevice(ranks.rank()), "cudaSetDevice");
+    return ranks;
+  }
+  static cudaStream_t make_stream(const dg::nccl_owner& owner) {
+    must(owner.check(), "NCCL");
+    cudaStream_t out = nullptr;
+    must(cudaStreamCreateWithFlags(&out, cudaStreamNonBlocking), "cudaStreamCreate");
+    return out;
+  }
+  void publish(const collective_case& what) const {
+    std::int64_t offsets[most_ranks]{};
+    for (std::int32_t r = 0; r < what.ranks; ++r) offsets[r] = what.offset(r);
+    upload(counts_.data(), what.counts, sizeof what.counts, stream_);
+    upload(offsets_.data(), offsets, sizeof offsets, stream_);
+  }
+
+  collective_shape shape_;
+  std::int32_t rank_;
+  dg::nccl_owner owner_;
+  cudaStream_t stream_;
+  device_memory memory_, packed_memory_, counts_, offsets_;
+  row_checker checker_;
+  symmetric_window window_;
+  collective_buffers plain_, windows_;
+  rotation packed_;
+  bench_place place_;
+};
+
+} // namespace bench

@@ -1,0 +1,2 @@
+#pragma once
+#include <dpgather/protocol/peer_pointers.hpp> // moving

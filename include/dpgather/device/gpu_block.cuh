@@ -1,0 +1,325 @@
+#pragma once
+
+/// @file
+/// A thread block as one block of a peer call: the words of the protocol in PTX. Needs nvcc.
+
+#include <dpgather/config.hpp>
+#include <dpgather/count_set.hpp>
+#include <dpgather/device/byte_runs.hpp>
+#include <dpgather/device/peer_lines.hpp>
+#include <dpgather/device/rows.hpp>
+#include <dpgather/protocol/peer_arena.hpp>
+#include <dpgather/protocol/peer_block.hpp>
+#include <dpgather/tensor.hpp>
+
+#include <cuda_runtime.h>
+
+#include <cstddef>
+#include <cstdint>
+
+namespace dpgather::inline v0 {
+
+namespace ptx {
+
+struct words4 {
+  std::uint32_t x, y, z, w;
+};
+
+__device__ __forceinline__ void store_relaxed(void* to, std::uint64_t a, std::uint64_t b) {
+  asm volatile("st.relaxed.sys.global.v2.u64 [%0], {%1, %2};"
+               :
+               : "l"(__cvta_generic_to_global(to)), "l"(a), "l"(b)
+               : "memory");
+}
+__device__ __forceinline__ void load_relaxed(const void* from, std::uint64_t& a,
+                                             std::uint64_t& b) {
+  asm volatile("ld.relaxed.sys.global.v2.u64 {%0, %1}, [%2];"
+               : "=l"(a), "=l"(b)
+               : "l"(__cvta_generic_to_global(from))
+               : "memory");
+}
+__device__ __forceinline__ std::uint64_t load_relaxed(const std::uint64_t* from) {
+  std::uint64_t out;
+  asm volatile("ld.relaxed.sys.global.u64 %0, [%1];"
+               : "=l"(out)
+               : "l"(__cvta_generic_to_global(from))
+               : "memory");
+  return out;
+}
+__device__ __forceinline__ std::uint64_t load_acquire(const std::uint64_t* from) {
+  std::uint64_t out;
+  asm volatile("ld.acquire.sys.global.u64 %0, [%1];"
+               : "=l"(out)
+               : "l"(__cvta_generic_to_global(from))
+               : "memory");
+  return out;
+}
+__device__ __forceinline__ void store_relaxed(std::uint64_t* to, std::uint64_t value) {
+  asm volatile("st.relaxed.sys.global.u64 [%0], %1;"
+               :
+               : "l"(__cvta_generic_to_global(to)), "l"(value)
+               : "memory");
+}
+/// Memory that peers write: never through a cache that does not hear of it.
+__device__ __forceinline__ words4 load_peer(const std::byte* from) {
+  words4 out;
+  asm volatile("ld.relaxed.sys.global.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(out.x), "=r"(out.y), "=r"(out.z), "=r"(out.w)
+               : "l"(__cvta_generic_to_global(from))
+               : "memory");
+  return out;
+}
+/// Input that nobody writes during the call, read once.
+__device__ __forceinline__ words4 load_once(const std::byte* from) {
+  words4 out;
+  asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(out.x), "=r"(out.y), "=r"(out.z), "=r"(out.w)
+               : "l"(__cvta_generic_to_global(from)));
+  return out;
+}
+__device__ __forceinline__ void store(std::byte* to, const words4& value) {
+  asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};"
+               :
+               : "l"(__cvta_generic_to_global(to)), "r"(value.x), "r"(value.y), "r"(value.z),
+                 "r"(value.w)
+               : "memory");
+}
+
+} // namespace ptx
+
+/// Shared by the threads of a block.
+struct gpu_block_memory {
+  count_set counts;
+};
+
+/// See `peer_block`. `Threads`: of the block, a multiple of 32.
+template <class Rules, int Threads>
+class gpu_block {
+public:
+  using rules_type = Rules;
+  static constexpr std::uint32_t looks_between = 256;
+  static constexpr int part_words = 2;         ///< 8-byte words of a line that a lane holds
+  static constexpr int lines_per_warp = 4;     ///< 8 lanes each
+  static constexpr int lines_at_once = 2;
+
+  __device__ gpu_block(std::uint32_t index, std::uint32_t count, const Rules& rules,
+                       gpu_block_memory& memory) noexcept
+      : index_{index}, count_{count}, rules_{rules}, memory_{memory} {}
+
+  [[nodiscard]] __device__ std::uint32_t thread() const noexcept { return threadIdx.x; }
+  [[nodiscard]] __device__ static constexpr std::uint32_t threads() noexcept { return Threads; }
+  [[nodiscard]] __device__ std::uint32_t block() const noexcept { return index_; }
+  [[nodiscard]] __device__ std::uint32_t blocks() const noexcept { return count_; }
+  [[nodiscard]] __device__ const Rules& rules() const noexcept { return rules_; }
+  [[nodiscard]] __device__ count_set& counts() noexcept { return memory_.counts; }
+
+  /// The same threads among the first `count` blocks only.
+  [[nodiscard]] __device__ gpu_block narrowed(std::uint32_t count) const noexcept {
+    return {index_, count, rules_, memory_};
+  }
+
+  __device__ void sync() noexcept { __syncthreads(); }
+  [[nodiscard]] __device__ bool sync_or(bool mine) noexcept { return __syncthreads_or(mine) != 0; }
+  [[nodiscard]] __device__ bool all(bool mine) const noexcept {
+    return __all_sync(0xffffffffu, mine) != 0;
+  }
+  [[nodiscard]] __device__ bool any(bool mine) const noexcept {
+    return __any_sync(0xffffffffu, mine) != 0;
+  }
+  [[nodiscard]] __device__ std::uint64_t warp() const noexcept {
+    return std::uint64_t{threadIdx.x / 32} * count_ + index_;
+  }
+  [[nodiscard]] __device__ std::uint64_t warps() const noexcept {
+    return std::uint64_t{Threads / 32} * count_;
+  }
+  [[nodiscard]] __device__ std::uint64_t line_in_warp() const noexcept {
+    return threadIdx.x / 8 % lines_per_warp;
+  }
+  [[nodiscard]] __device__ std::uint64_t first_part() const noexcept {
+    return threadIdx.x % 8 * part_words;
+  }
+
+  __device__ void post(peer_flag* to, const peer_flag& flag) noexcept {
+    ptx::store_relaxed(to, flag.epoch, packed(flag));
+  }
+  __device__ void publish(peer_flag* to, const peer_flag& flag) noexcept {
+    __threadfence_system();
+    post(to, flag);
+  }
+  [[nodiscard]] __device__ peer_flag observe(const peer_flag* from) noexcept {
+    std::uint64_t epoch, rest;
+    ptx::load_relaxed(from, epoch, rest);
+    return unpacked(epoch, rest);
+  }
+  [[nodiscard]] __device__ peer_flag acquire(const peer_flag* from) noexcept {
+    const auto* const words = reinterpret_cast<const std::uint64_t*>(from);
+    const std::uint64_t epoch = ptx::load_acquire(words);
+    return unpacked(epoch, ptx::load_relaxed(words + 1));
+  }
+
+  [[nodiscard]] __device__ std::uint64_t word(const std::uint64_t* from) const noexcept {
+    return ptx::load_relaxed(from);
+  }
+  [[nodiscard]] __device__ std::int32_t word(const std::int32_t* from) const noexcept {
+    return *static_cast<const volatile std::int32_t*>(from);
+  }
+  __device__ void set(std::uint64_t* to, std::uint64_t value) noexcept { *to = value; }
+  __device__ void set(std::int32_t* to, std::int32_t value) noexcept { *to = value; }
+  [[nodiscard]] __device__ bool take(std::uint32_t* lock) noexcept {
+    return atomicExch(lock, 1u) == 0;
+  }
+  __device__ void publish_word(std::uint32_t* to, std::uint32_t value) noexcept {
+    __threadfence_system();
+    *static_cast<volatile std::uint32_t*>(to) = value;
+  }
+  __device__ void poison(std::uint64_t* to, std::uint64_t value) noexcept {
+    ptx::store_relaxed(to, value);
+    __threadfence_system();
+  }
+  [[nodiscard]] __device__ std::uint64_t now() const noexcept {
+    std::uint64_t out;
+    asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(out));
+    return out;
+  }
+  __device__ void pause() const noexcept {}
+
+  /// All lanes of a warp at once: 8 of them make one line, which leaves as one store.
+  __device__ void store_line(std::byte* line, const std::uint64_t (&part)[part_words],
+                             bool has) noexcept {
+    __syncwarp();
+    if (has) ptx::store_relaxed(line + threadIdx.x % 8 * 16, part[0], part[1]);
+  }
+  __device__ void load_line(const std::byte* line, std::uint64_t (&part)[part_words]) noexcept {
+    ptx::load_relaxed(line + threadIdx.x % 8 * 16, part[0], part[1]);
+  }
+
+  /// Rows to the same place at `receivers` peers; `publish` after a `sync` speaks of them.
+  __device__ void push(const detail::row_places<const std::byte>& from, row_range which,
+                       std::byte* const* to, std::int32_t receivers) noexcept {
+    if (which.count <= 0 || receivers == 0) return;
+    const std::byte* const start = from.data + static_cast<std::uint64_t>(which.first) * from.stride;
+    const std::uint64_t bytes = static_cast<std::uint64_t>(which.count) * from.row_bytes;
+    const auto addresses = reinterpret_cast<std::uintptr_t>(start) |
+                           reinterpret_cast<std::uintptr_t>(to[0]) | bytes;
+    if (from.stride == from.row_bytes && addresses % 16 == 0) {
+      const std::uint64_t words = bytes / 16;
+      if (words >= std::uint64_t{count_} * Threads * 4) {
+        push_words<8>(start, words, to, receivers);
+      } else {
+        push_words<1>(start, words, to, receivers);
+      }
+      return;
+    }
+    for (std::int32_t r = 0; r < receivers; ++r)
+      detail::move_rows(from, which.first,
+                        detail::row_places<std::byte>{to[r], from.row_bytes, from.row_bytes}, 0,
+                        which.count, worker());
+  }
+
+  /// Sums rows that peers hold; false when they are not aligned for it, and nothing was done.
+  template <class Sum>
+  [[nodiscard]] __device__ bool pull(const std::byte* const* from, std::int32_t sources,
+                                     const detail::row_places<std::byte>& to,
+                                     row_range which) noexcept {
+    std::byte* const start = to.data + static_cast<std::uint64_t>(which.first) * to.stride;
+    const std::uint64_t bytes = static_cast<std::uint64_t>(which.count) * to.row_bytes;
+    const auto addresses = reinterpret_cast<std::uintptr_t>(start) |
+                           reinterpret_cast<std::uintptr_t>(from[0]) | bytes;
+    if (to.stride != to.row_bytes || addresses % 16 != 0) return false;
+    const std::uint64_t words = bytes / 16;
+    if (sources == 2) {
+      pull_words<Sum, 2, 8>(from, sources, start, words);
+    } else {
+      pull_words<Sum, 4, 4>(from, sources, start, words);
+    }
+    return true;
+  }
+
+private:
+  [[nodiscard]] __device__ worker_id worker() const noexcept {
+    return {std::uint64_t{index_} * Threads + threadIdx.x, std::uint64_t{count_} * Threads};
+  }
+  [[nodiscard]] __device__ static std::uint64_t packed(const peer_flag& flag) noexcept {
+    return std::uint64_t{flag.rows} | (std::uint64_t{flag.shape} << 32);
+  }
+  [[nodiscard]] __device__ static peer_flag unpacked(std::uint64_t epoch,
+                                                     std::uint64_t rest) noexcept {
+    return {epoch, static_cast<std::uint32_t>(rest), static_cast<std::uint32_t>(rest >> 32)};
+  }
+
+  template <int AtOnce>
+  __device__ void push_words(const std::byte* from, std::uint64_t words, std::byte* const* to,
+                             std::int32_t receivers) noexcept {
+    const std::uint64_t lane = threadIdx.x % 32;
+    for (std::uint64_t base = warp() * 32 * AtOnce; base < words; base += warps() * 32 * AtOnce) {
+      ptx::words4 held[AtOnce];
+#pragma unroll
+      for (int u = 0; u < AtOnce; ++u) {
+        const std::uint64_t w = base + lane + static_cast<std::uint64_t>(u) * 32;
+        if (w < words) held[u] = ptx::load_once(from + w * 16);
+      }
+      for (std::int32_t r = 0; r < receivers; ++r) {
+#pragma unroll
+        for (int u = 0; u < AtOnce; ++u) {
+          const std::uint64_t w = base + lane + static_cast<std::uint64_t>(u) * 32;
+          if (w < words) ptx::store(to[r] + w * 16, held[u]);
+        }
+      }
+    }
+  }
+
+  template <class Sum, int Sources, int AtOnce>
+  __device__ void pull_words(const std::byte* const* from, std::int32_t sources, std::byte* to,
+                             std::uint64_t words) noexcept {
+    const std::uint64_t lane = threadIdx.x % 32;
+    const std::uint64_t stride = warps() * 32;
+    for (std::uint64_t base = warp() * 32 + lane; base < words; base += stride * AtOnce) {
+      word_sum<Sum> total[AtOnce][2];
+      for (std::int32_t first = 0; first < sources; first += Sources) {
+        ptx::words4 held[Sources][AtOnce];
+#pragma unroll
+        for (int k = 0; k < Sources; ++k) {
+#pragma unroll
+          for (int u = 0; u < AtOnce; ++u) {
+            const std::uint64_t w = base + static_cast<std::uint64_t>(u) * stride;
+            if (first + k < sources && w < words)
+              held[k][u] = ptx::load_peer(from[first + k] + w * 16);
+          }
+        }
+#pragma unroll
+        for (int k = 0; k < Sources; ++k) {
+          if (first + k >= sources) continue;
+#pragma unroll
+          for (int u = 0; u < AtOnce; ++u) {
+            const std::uint64_t low = held[k][u].x | (std::uint64_t{held[k][u].y} << 32);
+            const std::uint64_t high = held[k][u].z | (std::uint64_t{held[k][u].w} << 32);
+            if (first + k == 0) {
+              total[u][0].start(low);
+              total[u][1].start(high);
+            } else {
+              total[u][0].add(low);
+              total[u][1].add(high);
+            }
+          }
+        }
+      }
+#pragma unroll
+      for (int u = 0; u < AtOnce; ++u) {
+        const std::uint64_t w = base + static_cast<std::uint64_t>(u) * stride;
+        if (w >= words) continue;
+        const std::uint64_t low = total[u][0].get();
+        const std::uint64_t high = total[u][1].get();
+        ptx::store(to + w * 16,
+                   ptx::words4{static_cast<std::uint32_t>(low), static_cast<std::uint32_t>(low >> 32),
+                               static_cast<std::uint32_t>(high),
+                               static_cast<std::uint32_t>(high >> 32)});
+      }
+    }
+  }
+
+  std::uint32_t index_, count_;
+  const Rules& rules_;
+  gpu_block_memory& memory_;
+};
+
+} // namespace dpgather::inline v0

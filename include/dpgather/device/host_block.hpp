@@ -1,0 +1,137 @@
+#pragma once
+
+/// @file
+/// A CPU thread as one block of a peer call: the protocol under ThreadSanitizer, on any clock.
+
+#include <dpgather/config.hpp>
+#include <dpgather/count_set.hpp>
+#include <dpgather/device/rows.hpp>
+#include <dpgather/protocol/peer_arena.hpp>
+#include <dpgather/protocol/peer_block.hpp>
+#include <dpgather/protocol/wait_clock.hpp>
+#include <dpgather/tensor.hpp>
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <thread>
+
+namespace dpgather::inline v0 {
+
+/// See `peer_block`. One thread; rank r has as many blocks as threads run its job.
+template <class Rules>
+class host_block {
+public:
+  using rules_type = Rules;
+  static constexpr std::uint32_t looks_between = 16;
+  static constexpr int part_words = 16;
+  static constexpr int lines_per_warp = 1;
+  static constexpr int lines_at_once = 2;
+
+  /// `clock` gives the time of deadlines, in nanoseconds.
+  host_block(std::uint32_t index, std::uint32_t count, wait_clock& clock,
+             const Rules& rules = {}) noexcept
+      : index_{index}, count_{count}, clock_{clock}, rules_{rules} {}
+
+  [[nodiscard]] static constexpr std::uint32_t thread() noexcept { return 0; }
+  [[nodiscard]] static constexpr std::uint32_t threads() noexcept { return 1; }
+  [[nodiscard]] std::uint32_t block() const noexcept { return index_; }
+  [[nodiscard]] std::uint32_t blocks() const noexcept { return count_; }
+  [[nodiscard]] const Rules& rules() const noexcept { return rules_; }
+  [[nodiscard]] count_set& counts() noexcept { return counts_; }
+
+  /// The same thread among the first `count` blocks only.
+  [[nodiscard]] host_block narrowed(std::uint32_t count) const noexcept {
+    return {index_, count, clock_, rules_};
+  }
+
+  static void sync() noexcept {}
+  [[nodiscard]] static bool sync_or(bool mine) noexcept { return mine; }
+  [[nodiscard]] static bool all(bool mine) noexcept { return mine; }
+  [[nodiscard]] static bool any(bool mine) noexcept { return mine; }
+  [[nodiscard]] std::uint64_t warp() const noexcept { return index_; }
+  [[nodiscard]] std::uint64_t warps() const noexcept { return count_; }
+  [[nodiscard]] static constexpr std::uint64_t line_in_warp() noexcept { return 0; }
+  [[nodiscard]] static constexpr std::uint64_t first_part() noexcept { return 0; }
+
+  /// Released here: a header also says that this rank's reads are over.
+  static void post(peer_flag* to, const peer_flag& flag) noexcept {
+    if constexpr (Rules::releases) {
+      store(to, flag, std::memory_order_release);
+    } else {
+      store(to, flag, std::memory_order_relaxed);
+    }
+  }
+  static void publish(peer_flag* to, const peer_flag& flag) noexcept {
+    store(to, flag, std::memory_order_release);
+  }
+  [[nodiscard]] static peer_flag observe(const peer_flag* from) noexcept { return acquire(from); }
+  [[nodiscard]] static peer_flag acquire(const peer_flag* from) noexcept {
+    auto* const flag = const_cast<peer_flag*>(from); // atomic_ref of const is C++26
+    peer_flag out;
+    out.epoch = std::atomic_ref{flag->epoch}.load(std::memory_order_acquire);
+    out.rows = std::atomic_ref{flag->rows}.load(std::memory_order_relaxed);
+    out.shape = std::atomic_ref{flag->shape}.load(std::memory_order_relaxed);
+    return out;
+  }
+
+  template <class Word>
+  [[nodiscard]] static Word word(const Word* from) noexcept {
+    return std::atomic_ref{*const_cast<Word*>(from)}.load(std::memory_order_acquire);
+  }
+  template <class Word>
+  static void set(Word* to, Word value) noexcept {
+    std::atomic_ref{*to}.store(value, std::memory_order_release);
+  }
+  [[nodiscard]] static bool take(std::uint32_t* lock) noexcept {
+    return std::atomic_ref{*lock}.exchange(1) == 0;
+  }
+  static void publish_word(std::uint32_t* to, std::uint32_t value) noexcept { set(to, value); }
+  static void poison(std::uint64_t* to, std::uint64_t value) noexcept { set(to, value); }
+  [[nodiscard]] std::uint64_t now() const noexcept {
+    return static_cast<std::uint64_t>(clock_.now_ns());
+  }
+  static void pause() noexcept { std::this_thread::yield(); }
+
+  static void store_line(std::byte* line, const std::uint64_t (&part)[part_words],
+                         bool has) noexcept {
+    if (!has) return;
+    auto* const words = reinterpret_cast<std::uint64_t*>(line);
+    for (std::size_t i = 0; i < line_words; ++i)
+      std::atomic_ref{words[i]}.store(part[i], std::memory_order_relaxed);
+    std::atomic_ref{words[line_words]}.store(part[line_words], std::memory_order_release);
+  }
+  static void load_line(const std::byte* line, std::uint64_t (&part)[part_words]) noexcept {
+    auto* const words = const_cast<std::uint64_t*>(reinterpret_cast<const std::uint64_t*>(line));
+    part[line_words] = std::atomic_ref{words[line_words]}.load(std::memory_order_acquire);
+    for (std::size_t i = 0; i < line_words; ++i)
+      part[i] = std::atomic_ref{words[i]}.load(std::memory_order_relaxed);
+  }
+
+  void push(const detail::row_places<const std::byte>& from, row_range which, std::byte* const* to,
+            std::int32_t receivers) noexcept {
+    for (std::int32_t r = 0; r < receivers; ++r)
+      detail::move_rows(from, which.first,
+                        detail::row_places<std::byte>{to[r], from.row_bytes, from.row_bytes}, 0,
+                        which.count, worker_id{index_, count_});
+  }
+  template <class Sum>
+  [[nodiscard]] static bool pull(const std::byte* const*, std::int32_t,
+                                 const detail::row_places<std::byte>&, row_range) noexcept {
+    return false;
+  }
+
+private:
+  static void store(peer_flag* to, const peer_flag& flag, std::memory_order order) noexcept {
+    std::atomic_ref{to->rows}.store(flag.rows, std::memory_order_relaxed);
+    std::atomic_ref{to->shape}.store(flag.shape, std::memory_order_relaxed);
+    std::atomic_ref{to->epoch}.store(flag.epoch, order);
+  }
+
+  std::uint32_t index_, count_;
+  wait_clock& clock_;
+  Rules rules_;
+  count_set counts_{};
+};
+
+} // namespace dpgather::inline v0

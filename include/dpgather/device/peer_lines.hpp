@@ -1,0 +1,267 @@
+#pragma once
+
+/// @file
+/// Rows in low-latency lines: data and epoch arrive together, so nobody fences and nobody waits for
+/// more than its own lines. After NCCL's LL128: 15 words of data, one of epoch.
+
+#include <dpgather/config.hpp>
+#include <dpgather/device/reduce.hpp>
+#include <dpgather/device/row_words.hpp>
+#include <dpgather/protocol/peer_arena.hpp>
+#include <dpgather/protocol/peer_block.hpp>
+#include <dpgather/protocol/peer_call.hpp>
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+namespace dpgather::inline v0 {
+
+/// The elements of one word, summed one source after the other.
+template <class Sum>
+class word_sum {
+public:
+  static constexpr std::size_t elements = 8 / sizeof(typename Sum::storage);
+
+  DPGATHER_HOST_DEVICE void start(std::uint64_t word) noexcept {
+    for_each(word, [this](std::size_t i, auto value) { total_[i] = value; });
+  }
+  DPGATHER_HOST_DEVICE void add(std::uint64_t word) noexcept {
+    for_each(word, [this](std::size_t i, auto value) {
+      total_[i] = static_cast<typename Sum::accumulator>(total_[i] + value);
+    });
+  }
+  [[nodiscard]] DPGATHER_HOST_DEVICE std::uint64_t get() const noexcept {
+    std::uint64_t out = 0;
+    for (std::size_t i = 0; i < elements; ++i) {
+      const typename Sum::storage narrow = Sum::narrow(total_[i]);
+      if constexpr (sizeof narrow == 8) {
+        memcpy(&out, &narrow, 8);
+      } else {
+        std::uint32_t bits = 0;
+        memcpy(&bits, &narrow, sizeof narrow);
+        out |= std::uint64_t{bits} << (8 * sizeof narrow * i);
+      }
+    }
+    return out;
+  }
+
+private:
+  template <class Visit>
+  DPGATHER_HOST_DEVICE static void for_each(std::uint64_t word, Visit visit) noexcept {
+    for (std::size_t i = 0; i < elements; ++i) {
+      typename Sum::storage narrow;
+      if constexpr (sizeof narrow == 8) {
+        memcpy(&narrow, &word, 8);
+      } else {
+        const auto bits = static_cast<std::uint32_t>(word >> (8 * sizeof narrow * i));
+        memcpy(&narrow, &bits, sizeof narrow);
+      }
+      visit(i, Sum::widen(narrow));
+    }
+  }
+
+  typename Sum::accumulator total_[elements];
+};
+
+/// Up to `Lines` lines that a warp has in hand: each lane holds its part of them.
+template <class Block, int Lines>
+struct line_batch {
+  static constexpr int part_words = Block::part_words;
+
+  std::uint64_t word[Lines][part_words];
+};
+
+/// Which lines a warp has in hand, of how many, and which words of them are this lane's.
+template <class Block, int Lines>
+class line_window {
+public:
+  static constexpr int part_words = Block::part_words;
+
+  DPGATHER_HOST_DEVICE line_window(const Block& block, std::uint64_t base,
+                                   std::uint64_t lines) noexcept
+      : first_{base + block.line_in_warp()}, lines_{lines}, part_{block.first_part()} {}
+
+  [[nodiscard]] DPGATHER_HOST_DEVICE std::uint64_t line(int u) const noexcept {
+    return first_ + static_cast<std::uint64_t>(u) * Block::lines_per_warp;
+  }
+  [[nodiscard]] DPGATHER_HOST_DEVICE bool has(int u) const noexcept { return line(u) < lines_; }
+  /// Whether this lane's word `i` is the epoch.
+  [[nodiscard]] DPGATHER_HOST_DEVICE bool is_epoch(int i) const noexcept {
+    return part_ + static_cast<std::uint64_t>(i) == line_words;
+  }
+  /// Calls `visit(u, i, w)` for the data words that this lane holds, w below `words`.
+  template <class Visit>
+  DPGATHER_HOST_DEVICE void for_each_word(std::uint64_t words, Visit visit) const noexcept {
+    for (int u = 0; u < Lines; ++u) {
+      for (int i = 0; i < part_words; ++i) {
+        const std::uint64_t w = line(u) * line_words + part_ + static_cast<std::uint64_t>(i);
+        if (!is_epoch(i) && w < words) visit(u, i, w);
+      }
+    }
+  }
+
+private:
+  std::uint64_t first_, lines_, part_;
+};
+
+/// Calls `visit(line_window)` for all windows of this warp. All lanes of a warp take every turn.
+template <int Lines, class Block, class Visit>
+DPGATHER_HOST_DEVICE void for_each_window(const Block& block, std::uint64_t lines,
+                                          Visit visit) noexcept {
+  constexpr std::uint64_t turn = std::uint64_t{Block::lines_per_warp} * Lines;
+  const std::uint64_t stride = block.warps() * turn;
+  for (std::uint64_t base = block.warp() * turn; base < lines; base += stride)
+    visit(line_window<Block, Lines>{block, base, lines});
+}
+
+/// Whether so many lines are few: one for each lane group, so that all blocks take part; otherwise
+/// several at once hide each other's latency.
+template <class Block>
+[[nodiscard]] DPGATHER_HOST_DEVICE bool are_few(const Block& block, std::uint64_t lines) noexcept {
+  return lines <= block.warps() * Block::lines_per_warp;
+}
+
+/// Stores a batch of this lane's parts to the lines at `to`.
+template <int Lines, class Block>
+DPGATHER_HOST_DEVICE void store_batch(Block& block, const line_window<Block, Lines>& window,
+                                      const line_batch<Block, Lines>& batch,
+                                      std::byte* to) noexcept {
+  for (int u = 0; u < Lines; ++u)
+    block.store_line(to + window.line(u) * line_bytes, batch.word[u], window.has(u));
+}
+
+/// Looks at the lines at `from`; whether all of this lane's are of the epoch.
+template <int Lines, class Block>
+[[nodiscard]] DPGATHER_HOST_DEVICE bool
+load_batch(Block& block, const line_window<Block, Lines>& window, line_batch<Block, Lines>& batch,
+           const std::byte* from, std::uint64_t epoch) noexcept {
+  bool here = true;
+  for (int u = 0; u < Lines; ++u) {
+    if (window.has(u)) block.load_line(from + window.line(u) * line_bytes, batch.word[u]);
+  }
+  for (int u = 0; u < Lines; ++u) {
+    for (int i = 0; i < Block::part_words; ++i)
+      here = here && (!window.has(u) || !window.is_epoch(i) || batch.word[u][i] == epoch);
+  }
+  return here;
+}
+
+/// Fills a batch with words of rows, and the epoch behind them.
+template <int Lines, class Block, class Byte>
+DPGATHER_HOST_DEVICE void read_batch(const line_window<Block, Lines>& window,
+                                     line_batch<Block, Lines>& batch, const row_words<Byte>& rows,
+                                     std::uint64_t epoch) noexcept {
+  for (int u = 0; u < Lines; ++u) {
+    for (int i = 0; i < Block::part_words; ++i)
+      batch.word[u][i] = window.is_epoch(i) ? epoch : 0;
+  }
+  window.for_each_word(rows.words(), [&](int u, int i, std::uint64_t w) {
+    batch.word[u][i] = rows.get(w);
+  });
+}
+
+/// Sends rows in lines. `deliver(store)` calls `store(lines)` with the place of the first line at
+/// each receiver.
+template <int Lines, class Block, class Deliver>
+DPGATHER_HOST_DEVICE void send_lines(Block& block, std::uint64_t epoch,
+                                     const row_words<const std::byte>& rows,
+                                     Deliver deliver) noexcept {
+  for_each_window<Lines>(
+      block, peer_layout::lines_of(rows.bytes()), [&](const line_window<Block, Lines>& window) {
+        line_batch<Block, Lines> batch;
+        read_batch(window, batch, rows, epoch);
+        deliver([&](std::byte* to) { store_batch(block, window, batch, to); });
+      });
+}
+
+/// Waits for the lines of `peer` at `from` and writes their words to rows; false when the call has
+/// failed.
+template <int Lines, class Block>
+[[nodiscard]] DPGATHER_HOST_DEVICE bool
+receive_lines(Block& block, peer_call<Block>& call, std::int32_t peer, const std::byte* from,
+              const row_words<std::byte>& rows) noexcept {
+  bool ok = true;
+  for_each_window<Lines>(
+      block, peer_layout::lines_of(rows.bytes()), [&](const line_window<Block, Lines>& window) {
+        if (!ok) return;
+        line_batch<Block, Lines> batch;
+        ok = call.wait_together(peer, peer_point::received, [&] {
+          return block.all(load_batch(block, window, batch, from, call.epoch()));
+        });
+        if (!ok) return;
+        window.for_each_word(rows.words(), [&](int u, int i, std::uint64_t w) {
+          rows.put(w, batch.word[u][i]);
+        });
+      });
+  return ok;
+}
+
+/// Sums rows of `sources` ranks in their order. `source(i)` fills in where the words of source i
+/// are: lines to wait for, or rows to read. `deliver(window, batch)` gets the sums, epoch included.
+struct sum_source {
+  std::int32_t rank = 0;
+  const std::byte* lines = nullptr; ///< null: in rows
+  detail::row_places<const std::byte> rows{};
+  row_range which{};
+};
+template <class Sum, int Lines, int AtOnce, class Block, class Source, class Deliver>
+[[nodiscard]] DPGATHER_HOST_DEVICE bool
+sum_lines(Block& block, peer_call<Block>& call, std::uint64_t bytes, std::int32_t sources,
+          Source source, Deliver deliver) noexcept {
+  bool ok = true;
+  const std::uint64_t words = (bytes + 7) / 8;
+  for_each_window<Lines>(
+      block, peer_layout::lines_of(bytes), [&](const line_window<Block, Lines>& window) {
+        if (!ok) return;
+        word_sum<Sum> total[Lines][Block::part_words];
+        for (std::int32_t first = 0; first < sources; first += AtOnce) {
+          line_batch<Block, Lines> batch[AtOnce];
+          // What need not be waited for, first.
+          for (int k = 0; k < AtOnce; ++k) {
+            if (first + k >= sources) continue;
+            const sum_source from = source(first + k);
+            if (from.lines == nullptr)
+              read_batch(window, batch[k], row_words<const std::byte>{from.rows, from.which},
+                         call.epoch());
+          }
+          std::int32_t late = source(first).rank;
+          ok = call.wait_together(late, peer_point::received, [&] {
+            bool here = true;
+            for (int k = 0; k < AtOnce; ++k) {
+              if (first + k >= sources) continue;
+              const sum_source from = source(first + k);
+              if (from.lines == nullptr) continue;
+              if (!load_batch(block, window, batch[k], from.lines, call.epoch())) {
+                here = false;
+                late = from.rank;
+              }
+            }
+            return block.all(here);
+          });
+          if (!ok) return;
+          for (int k = 0; k < AtOnce; ++k) {
+            if (first + k >= sources) continue;
+            window.for_each_word(words, [&](int u, int i, std::uint64_t) {
+              if (first + k == 0) {
+                total[u][i].start(batch[k].word[u][i]);
+              } else {
+                total[u][i].add(batch[k].word[u][i]);
+              }
+            });
+          }
+        }
+        line_batch<Block, Lines> sums;
+        for (int u = 0; u < Lines; ++u) {
+          for (int i = 0; i < Block::part_words; ++i)
+            sums.word[u][i] = window.is_epoch(i) ? call.epoch() : 0;
+        }
+        window.for_each_word(words, [&](int u, int i, std::uint64_t) {
+          sums.word[u][i] = total[u][i].get();
+        });
+        deliver(window, sums);
+      });
+  return ok;
+}
+
+} // namespace dpgather::inline v0

@@ -1,0 +1,307 @@
+#pragma once
+
+/// @file
+/// One call of one rank, as each of its blocks lives through it: epochs, headers, flags, waiting,
+/// errors. One text for the CPU and the GPU; what a call moves is the caller's.
+///
+/// Every call sends a header to every peer and hears one from every peer, whatever it moves. So
+/// when a rank is in call c, its peers have begun c - 1 and finished c - 2: two slots do for flags
+/// and lines, and what call c - 2 used is free. What call c - 1 used is free once a peer's header of
+/// call c is here, since that peer's stream had come so far (RELIABILITY: modelled in tests/models).
+
+#include <dpgather/config.hpp>
+#include <dpgather/errc.hpp>
+#include <dpgather/protocol/peer_arena.hpp>
+#include <dpgather/protocol/peer_block.hpp>
+#include <dpgather/protocol/peer_pointers.hpp>
+
+#include <cstddef>
+#include <cstdint>
+
+namespace dpgather::inline v0 {
+
+/// A channel as its kernels see it. Trivially copyable.
+struct peer_lane {
+  peer_pointers arenas{};
+  peer_layout layout{};
+  peer_control* control = nullptr; ///< mapped
+
+  [[nodiscard]] DPGATHER_HOST_DEVICE std::byte* at(std::int32_t rank,
+                                                   std::uint64_t offset) const noexcept {
+    return arenas.base[rank] + offset;
+  }
+  [[nodiscard]] DPGATHER_HOST_DEVICE std::byte* mine(std::uint64_t offset) const noexcept {
+    return at(arenas.rank, offset);
+  }
+  [[nodiscard]] DPGATHER_HOST_DEVICE peer_state& state() const noexcept {
+    return *reinterpret_cast<peer_state*>(mine(layout.state));
+  }
+  [[nodiscard]] DPGATHER_HOST_DEVICE std::int32_t rank() const noexcept { return arenas.rank; }
+  [[nodiscard]] DPGATHER_HOST_DEVICE std::int32_t ranks() const noexcept { return layout.ranks; }
+  /// The rank `distance` behind this one: everybody starts with another neighbour.
+  [[nodiscard]] DPGATHER_HOST_DEVICE std::int32_t neighbour(std::int32_t distance) const noexcept {
+    const std::int32_t r = arenas.rank + distance;
+    return r < layout.ranks ? r : r - layout.ranks;
+  }
+};
+
+/// The first error of a rank in the 64 bits that it leaves with its peers.
+struct poison_word {
+  /// Never 0.
+  [[nodiscard]] DPGATHER_HOST_DEVICE static constexpr std::uint64_t of(errc code, subject about,
+                                                                       std::int32_t rank,
+                                                                       std::int32_t peer) noexcept {
+    return (std::uint64_t{1} << 63) | static_cast<std::uint64_t>(code) |
+           (static_cast<std::uint64_t>(about) << 8) |
+           (static_cast<std::uint64_t>(rank & 0xff) << 16) |
+           (static_cast<std::uint64_t>(peer & 0xff) << 24);
+  }
+};
+
+template <class Block>
+class peer_call {
+public:
+  using rules = typename Block::rules_type;
+
+  /// `shape`: what this rank takes the call to be.
+  DPGATHER_HOST_DEVICE peer_call(Block& block, const peer_lane& lane, std::uint32_t shape) noexcept
+      : block_{block}, lane_{lane}, state_{lane.state()}, shape_{shape},
+        epoch_{block.word(&state_.epoch[block.block()]) + 1} {}
+
+  [[nodiscard]] DPGATHER_HOST_DEVICE std::uint64_t epoch() const noexcept { return epoch_; }
+  [[nodiscard]] DPGATHER_HOST_DEVICE std::uint64_t slot() const noexcept {
+    return epoch_ % rules::slots;
+  }
+  [[nodiscard]] DPGATHER_HOST_DEVICE peer_state& state() const noexcept { return state_; }
+  [[nodiscard]] DPGATHER_HOST_DEVICE bool failed() const noexcept { return failed_; }
+
+  /// Whether an error of this or another rank is standing. Not the same for all threads.
+  [[nodiscard]] DPGATHER_HOST_DEVICE bool poisoned() noexcept {
+    const std::uint64_t word = block_.word(&state_.poison);
+    if (word == 0) return false;
+    hear(word);
+    failed_ = true;
+    return true;
+  }
+
+  /// Sends this rank's header to all peers. Block 0 speaks for the rank. `released`: peers that
+  /// acquire it may read what earlier kernels of this rank wrote.
+  DPGATHER_HOST_DEVICE void send_headers(std::uint32_t rows, bool released) noexcept {
+    block_.rules().at(peer_point::entered, block_);
+    if (block_.block() != 0) return;
+    for_each_peer([&](std::int32_t r) {
+      peer_flag* const to = header(r, lane_.rank());
+      const peer_flag flag{epoch_, rows, shape_};
+      if (released) {
+        block_.publish(to, flag);
+      } else {
+        block_.post(to, flag);
+      }
+    });
+  }
+  /// Waits for the headers of all peers; `visit(rank, flag)` by the thread that has it. With
+  /// `acquired`, what their earlier kernels wrote may be read after the next `sync`. The caller
+  /// syncs, and asks `failed`.
+  template <class Visit>
+  DPGATHER_HOST_DEVICE void wait_headers(bool acquired, Visit visit) noexcept {
+    for_each_peer([&](std::int32_t r) {
+      peer_flag seen{};
+      if (!wait_each(r, peer_point::waiting, [&] {
+            const peer_flag* const from = header(lane_.rank(), r);
+            seen = acquired ? block_.acquire(from) : block_.observe(from);
+            return seen.epoch == epoch_;
+          }))
+        return;
+      if (seen.shape != shape_) {
+        mismatch(r, seen);
+        return;
+      }
+      visit(r, seen);
+    });
+  }
+
+  /// Tells all peers that this block's stores are done; the caller has synced.
+  DPGATHER_HOST_DEVICE void publish_flags() noexcept {
+    for_each_peer([&](std::int32_t r) {
+      const peer_flag flag{epoch_, 0, shape_};
+      peer_flag* const to = flag_of(r, lane_.rank());
+      if constexpr (rules::releases) {
+        block_.publish(to, flag);
+      } else {
+        block_.post(to, flag);
+      }
+    });
+  }
+  /// Waits until the same block of every peer that `wanted(rank)` names has published.
+  template <class Wanted>
+  DPGATHER_HOST_DEVICE void wait_flags(Wanted wanted) noexcept {
+    for_each_peer([&](std::int32_t r) {
+      if (!wanted(r)) return;
+      (void)wait_each(r, peer_point::received, [&] {
+        return block_.acquire(flag_of(lane_.rank(), r)).epoch == epoch_;
+      });
+    });
+  }
+
+  /// Looks until `arrived()`; false when the call has failed instead. One thread's own.
+  template <class Arrived>
+  [[nodiscard]] DPGATHER_HOST_DEVICE bool wait_each(std::int32_t peer, peer_point where,
+                                                    Arrived arrived) noexcept {
+    wait_state waited;
+    while (!arrived()) {
+      block_.pause();
+      if (give_up(waited, peer, where)) return false;
+    }
+    return true;
+  }
+  /// The same for lanes that move in step: `arrived()` is theirs together, and so is the answer.
+  /// `peer` may change with what has arrived.
+  template <class Arrived>
+  [[nodiscard]] DPGATHER_HOST_DEVICE bool wait_together(const std::int32_t& peer,
+                                                        peer_point where,
+                                                        Arrived arrived) noexcept {
+    wait_state waited;
+    while (!arrived()) {
+      block_.pause();
+      if (++waited.looks % looks_between != 0) continue;
+      if (block_.any(look_up(waited, peer, where))) {
+        failed_ = true;
+        return false;
+      }
+    }
+    return true;
+  }
+
+  /// Records an error, this rank's first only, and leaves word of it with all peers, where it is
+  /// before anything that this rank's stream does next.
+  DPGATHER_HOST_DEVICE void fail(errc code, subject about, std::int32_t peer, std::int64_t value,
+                                 std::int64_t limit, peer_point where = peer_point::entered,
+                                 std::uint32_t peer_shape = 0) noexcept {
+    failed_ = true;
+    if (!block_.take(&state_.failed)) return;
+    record(code, about, lane_.rank(), peer, value, limit, where, peer_shape);
+    const std::uint64_t word = poison_word::of(code, about, lane_.rank(), peer);
+    for (std::int32_t i = 1; i < lane_.ranks(); ++i)
+      block_.poison(&peer_state_of(lane_.neighbour(i)).poison, word);
+    block_.poison(&state_.poison, word);
+  }
+
+  /// Ends the call: true when every thread of the block got through. `rereads`: rows were read from
+  /// peers, who may have failed meanwhile and gone on to overwrite them.
+  [[nodiscard]] DPGATHER_HOST_DEVICE bool end(bool rereads) noexcept {
+    block_.rules().at(peer_point::received, block_);
+    if (rereads) {
+      block_.sync();
+      (void)poisoned();
+    }
+    if (block_.sync_or(failed_)) return false;
+    const std::uint32_t own = block_.block();
+    if (block_.thread() == 0) block_.set(&state_.epoch[own], epoch_);
+    if (own == 0 && rules::counts_idle_blocks) {
+      for (std::uint32_t b = block_.blocks() + block_.thread(); b < max_peer_blocks;
+           b += block_.threads())
+        block_.set(&state_.epoch[b], epoch_);
+    }
+    return true;
+  }
+
+  /// Calls `visit(rank)` for every peer, by as many threads as there are.
+  template <class Visit>
+  DPGATHER_HOST_DEVICE void for_each_peer(Visit visit) const noexcept {
+    for (std::uint32_t r = block_.thread(); r < static_cast<std::uint32_t>(lane_.ranks());
+         r += block_.threads()) {
+      if (static_cast<std::int32_t>(r) != lane_.rank()) visit(static_cast<std::int32_t>(r));
+    }
+  }
+
+private:
+  static constexpr std::uint32_t looks_between = Block::looks_between;
+
+  struct wait_state {
+    std::uint32_t looks = 0;
+    std::uint64_t started = 0, budget = 0;
+  };
+
+  [[nodiscard]] DPGATHER_HOST_DEVICE peer_flag* header(std::int32_t to,
+                                                       std::int32_t from) const noexcept {
+    return reinterpret_cast<peer_flag*>(lane_.at(to, lane_.layout.headers)) +
+           slot() * static_cast<std::uint64_t>(lane_.ranks()) + static_cast<std::uint64_t>(from);
+  }
+  [[nodiscard]] DPGATHER_HOST_DEVICE peer_flag* flag_of(std::int32_t to,
+                                                        std::int32_t from) const noexcept {
+    return reinterpret_cast<peer_flag*>(lane_.at(to, lane_.layout.flags)) +
+           (slot() * static_cast<std::uint64_t>(lane_.ranks()) +
+            static_cast<std::uint64_t>(from)) *
+               max_peer_blocks +
+           block_.block();
+  }
+  [[nodiscard]] DPGATHER_HOST_DEVICE peer_state& peer_state_of(std::int32_t rank) const noexcept {
+    return *reinterpret_cast<peer_state*>(lane_.at(rank, lane_.layout.state));
+  }
+
+  [[nodiscard]] DPGATHER_HOST_DEVICE bool give_up(wait_state& waited, std::int32_t peer,
+                                                  peer_point where) noexcept {
+    if (++waited.looks % looks_between != 0) return false;
+    return look_up(waited, peer, where);
+  }
+  /// Once in a while: has the call failed elsewhere, is the peer in another call, is it too late?
+  [[nodiscard]] DPGATHER_HOST_DEVICE bool look_up(wait_state& waited, std::int32_t peer,
+                                                  peer_point where) noexcept {
+    if (failed_ || poisoned()) return true;
+    const peer_flag seen = block_.observe(header(lane_.rank(), peer));
+    if (seen.epoch == epoch_ && seen.shape != shape_) {
+      mismatch(peer, seen);
+      return true;
+    }
+    const std::uint64_t now = block_.now();
+    if (waited.budget == 0) { // the first time
+      waited.started = now;
+      waited.budget = block_.word(&lane_.control->budget_ns);
+    }
+    if (now - waited.started <= waited.budget) return false;
+    fail(errc::timeout, subject::none, peer, static_cast<std::int64_t>(where),
+         static_cast<std::int64_t>(waited.budget / 1000), where);
+    return true;
+  }
+  DPGATHER_HOST_DEVICE void mismatch(std::int32_t peer, const peer_flag& seen) noexcept {
+    fail(errc::plan_mismatch, subject::operation, peer, shape_, seen.shape, peer_point::entered,
+         seen.shape);
+  }
+
+  /// Word of a peer's error becomes this rank's record, if it has none of its own.
+  DPGATHER_HOST_DEVICE void hear(std::uint64_t word) noexcept {
+    if (!block_.take(&state_.failed)) return;
+    const auto signed_byte = [word](int shift) {
+      return static_cast<std::int32_t>(static_cast<std::int8_t>((word >> shift) & 0xff));
+    };
+    record(static_cast<errc>(word & 0xff), static_cast<subject>((word >> 8) & 0xff),
+           signed_byte(16), signed_byte(24), 0, 0, peer_point::entered, 0);
+  }
+
+  DPGATHER_HOST_DEVICE void record(errc code, subject about, std::int32_t rank, std::int32_t peer,
+                                   std::int64_t value, std::int64_t limit, peer_point where,
+                                   std::uint32_t peer_shape) noexcept {
+    peer_record& out = lane_.control->first;
+    out.epoch = epoch_;
+    out.value = value;
+    out.limit = limit;
+    out.shape = shape_;
+    out.peer_shape = peer_shape;
+    out.rank = rank;
+    out.peer = peer;
+    out.block = block_.block();
+    out.code = static_cast<std::uint8_t>(code);
+    out.about = static_cast<std::uint8_t>(about);
+    out.phase = static_cast<std::uint8_t>(where);
+    block_.publish_word(&out.written, 1u);
+  }
+
+  Block& block_;
+  const peer_lane& lane_;
+  peer_state& state_;
+  std::uint32_t shape_;
+  std::uint64_t epoch_;
+  bool failed_ = false; // as this thread knows
+};
+
+} // namespace dpgather::inline v0
