@@ -113,9 +113,7 @@ private:
     return rank_.lane.rank() / tp();
   }
   [[nodiscard]] DPGATHER_HOST_DEVICE dg::peer_rows shared_part(const story_call& call) const {
-    dg::peer_rows out;
-    out.lane = rank_.lane;
-    out.places = call.places;
+    dg::peer_rows out = dg::peer_rows::of(rank_.lane, call.places);
     out.live = rank_.live;
     out.source = call.source;
     out.shape = call.shape;
@@ -240,7 +238,7 @@ private:
           expected = tail_element(call, row >= call.local_rows);
         }
         const storage got = from[static_cast<std::uint64_t>(row) * elements + e];
-        if (memcmp(&got, &expected, sizeof got) != 0) note(call, 1, row, e);
+        if (!same_bits(got, expected)) note(call, 1, row, e);
       });
       return;
     }
@@ -273,7 +271,7 @@ private:
           storage got;
           memcpy(&got, view + static_cast<std::uint64_t>(row) * row_bytes + e * sizeof got,
                  sizeof got);
-          if (memcmp(&got, &expected, sizeof got) != 0) note(call, 4, row, e);
+          if (!same_bits(got, expected)) note(call, 4, row, e);
         });
         continue;
       }
@@ -288,6 +286,12 @@ private:
     }
   }
 
+  [[nodiscard]] DPGATHER_HOST_DEVICE static bool same_bits(const storage& a, const storage& b) {
+    std::uint64_t x = 0, y = 0;
+    memcpy(&x, &a, sizeof a);
+    memcpy(&y, &b, sizeof b);
+    return x == y;
+  }
   [[nodiscard]] DPGATHER_HOST_DEVICE static storage tail_element(const story_call& call,
                                                                  bool behind) {
     storage out;

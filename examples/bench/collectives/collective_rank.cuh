@@ -21,6 +21,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <thread>
 
 namespace bench {
@@ -67,12 +68,9 @@ public:
         stream_{make_stream(owner_)}, memory_{collective_buffers::bytes(shape, cache_bytes)},
         packed_memory_{collective_buffers::input_room(shape, cache_bytes)},
         counts_{sizeof collective_case::counts}, offsets_{most_ranks * sizeof(std::int64_t)},
-        window_{comm(), collective_buffers::bytes(shape, cache_bytes), others},
-        plain_{collective_buffers::at(memory_.data(), shape, cache_bytes)},
-        packed_{packed_memory_.data(), packed_memory_.size()}, place_{others, rank_, stream_,
-                                                                      [this](const char* what) {
-                                                                        wait(what);
-                                                                      }} {
+        window_{comm(), memory_.size(), others}, place_{others, rank_, stream_, waiter()} {
+    plain_ = collective_buffers::at(memory_.data(), shape, cache_bytes);
+    packed_ = {packed_memory_.data(), packed_memory_.size()};
     if (has_windows()) windows_ = collective_buffers::at(window_.data(), shape, cache_bytes);
   }
   collective_rank(const collective_rank&) = delete;
@@ -126,6 +124,7 @@ public:
     fill(plain_.inputs);
     if (has_windows()) fill(windows_.inputs);
     wait("payload");
+    place_.meet();
   }
   /// Inputs of combines, in slots and packed: likewise.
   void fill_for_combine(const collective_case& what, std::int32_t calls) {
@@ -140,6 +139,7 @@ public:
     fill(packed_, what.total(), true);
     if (has_windows()) fill(windows_.inputs, what.slot_rows(), false);
     wait("payload");
+    place_.meet();
   }
 
 private:
@@ -154,6 +154,9 @@ private:
     cudaStream_t out = nullptr;
     must(cudaStreamCreateWithFlags(&out, cudaStreamNonBlocking), "cudaStreamCreate");
     return out;
+  }
+  [[nodiscard]] std::function<void(const char*)> waiter() {
+    return [this](const char* what) { wait(what); };
   }
   void publish(const collective_case& what) const {
     std::int64_t offsets[most_ranks]{};

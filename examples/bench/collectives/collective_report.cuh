@@ -68,18 +68,18 @@ public:
     std::printf("\nfloors\n");
     table out{{"us per call", "median", "min", "max", "GB/s"}};
     json_.key("floors").open_list();
-    const auto add = [&](const method_result& one, const char* what) {
+    const auto add = [&](const method_result& one) {
       const summary& us = one.measured.us;
       const double rate = one.measured.written_rate();
-      out.add({what + one.name, fixed(us.median, 2), fixed(us.low, 2), fixed(us.high, 2),
+      out.add({one.name, fixed(us.median, 2), fixed(us.low, 2), fixed(us.high, 2),
                rate > 0 ? fixed(rate * 1e-3, 1) : std::string{"-"}});
-      json_.open_object().field("floor", what + one.name);
+      json_.open_object().field("floor", one.name);
       write_times(us);
       if (rate > 0) json_.field("gb_per_s", rate * 1e-3);
       json_.close_object();
     };
-    for (const method_result& each : latencies) add(each, "");
-    for (const method_result& each : stores) add(each, "stores to peers, ");
+    for (const method_result& each : latencies) add(each);
+    for (const method_result& each : stores) add(each);
     out.print(stdout);
     json_.close_list();
     floor_.barrier_us = latencies[first_barrier].measured.us.median;
@@ -136,7 +136,7 @@ private:
     std::vector<std::string> head{"us per call", "median",      "min",    "max",
                                   "GB/s",        "/ best NCCL", "/ floor"};
     if (engine != nullptr) head.emplace_back("/ engine");
-    head.emplace_back("graph nodes");
+    head.emplace_back("nodes of rank 0");
     table out{head};
     for (const method_result& each : one.all) {
       const summary& us = each.measured.us;
@@ -159,6 +159,11 @@ private:
     return quotient(each.measured.us.median, one.best_nccl().measured.us.median);
   }
 
+  /// One of NCCL's, a second time.
+  [[nodiscard]] static bool is_again(const method_result& one) {
+    return one.name.ends_with(", again");
+  }
+
   void write_times(const summary& us) {
     json_.field("median_us", us.median).field("min_us", us.low).field("max_us", us.high);
   }
@@ -174,7 +179,7 @@ private:
       const method_result& each = one.all[m];
       const summary& us = each.measured.us;
       json_.open_object().field("method", each.name);
-      json_.field("nccl", static_cast<std::int32_t>(m) < one.nccl_methods);
+      json_.field("nccl", static_cast<std::int32_t>(m) < one.nccl_methods || is_again(each));
       write_times(us);
       json_.field("goodput_gb_per_s", goodput(one, us.median));
       json_.field("to_best_nccl", to_best_nccl(one, each));
@@ -201,7 +206,7 @@ private:
     for (const case_result& one : cases_) {
       if (one.operation != operation || one.what.shares != shares) continue;
       for (const method_result& each : one.all) {
-        if (!each.name.ends_with(", again")) add(each.name, one, each.measured.us, false);
+        if (!is_again(each)) add(each.name, one, each.measured.us, false);
       }
     }
     for (const case_result& one : cases_) { // the last line in the legend

@@ -51,10 +51,9 @@ public:
   static constexpr std::array<std::int32_t, 2> barrier_blocks{1, 32};
 
   peer_floors(dg::host_communicator ranks, const bench_place& place, std::int32_t multiprocessors)
-      : place_{place}, blocks_{4, 8, 16, 32, 64, multiprocessors}, source_{on_reachable_device(
-                                                                       ranks, store_bytes)},
-        landing_{store_bytes}, flags_{flag_bytes}, epochs_{barrier_blocks.back() *
-                                                           sizeof(std::uint64_t)} {
+      : place_{place}, blocks_{4, 8, 16, 32, 64, multiprocessors}, source_{store_bytes},
+        landing_{store_bytes}, flags_{flag_bytes}, epochs_{epoch_bytes} {
+    reach_peers(ranks);
     stores_.rank = barrier_.rank = place.rank;
     stores_.ranks = barrier_.ranks = ranks.size();
     stores_.source = source_.data();
@@ -78,9 +77,6 @@ public:
   peer_floors& operator=(const peer_floors&) = delete;
   ~peer_floors() { place_.meet(); }
 
-  /// Block counts of `stores`, in its order.
-  [[nodiscard]] const std::vector<std::int32_t>& store_blocks() const { return blocks_; }
-
   /// The empty kernel, then a barrier for each of `barrier_blocks`.
   [[nodiscard]] group latencies() {
     group out{"floors: latency", {}};
@@ -88,7 +84,7 @@ public:
                                           launch(empty_kernel<int>, 1, 32, place_.stream, 0);
                                         }});
     for (const std::int32_t blocks : barrier_blocks)
-      out.add({.name = "flag barrier, " + std::to_string(blocks) + " blocks",
+      out.add({.name = "flag barrier" + in_blocks(blocks),
                .baseline = empty,
                .call = [this, blocks](int) { barrier(blocks); },
                .prepare = [this, blocks] { reached_ = epochs(blocks)[0]; },
@@ -100,7 +96,7 @@ public:
   [[nodiscard]] group stores() {
     group out{"floors: stores to peers, all ranks at once", {}};
     for (const std::int32_t blocks : blocks_)
-      out.add({.name = std::to_string(blocks) + " blocks",
+      out.add({.name = "stores to peers" + in_blocks(blocks),
                .call =
                    [this, blocks](int) {
                      launch(store_to_peers<store_targets>, blocks, 512, place_.stream, stores_);
@@ -118,11 +114,15 @@ public:
   }
 
 private:
-  static constexpr std::size_t flag_bytes =
-      barrier_blocks.back() * most_ranks * sizeof(std::uint64_t);
+  static constexpr std::size_t epoch_bytes = barrier_blocks.back() * sizeof(std::uint64_t);
+  static constexpr std::size_t flag_bytes = most_ranks * epoch_bytes;
 
-  /// Before the first allocation. Kernels are loaded here too: not while others wait in theirs.
-  static std::size_t on_reachable_device(const dg::host_communicator& ranks, std::size_t bytes) {
+  [[nodiscard]] static std::string in_blocks(std::int32_t blocks) {
+    return ", blocks: " + std::to_string(blocks);
+  }
+  /// Memory that has been allocated becomes reachable too. Kernels are loaded here: not while
+  /// others wait in theirs.
+  static void reach_peers(const dg::host_communicator& ranks) {
     watchdog::step("peer access");
     for (std::int32_t r = 0; r < ranks.size(); ++r) {
       if (r == ranks.rank()) continue;
@@ -136,7 +136,6 @@ private:
     cudaFuncAttributes loaded{};
     must(cudaFuncGetAttributes(&loaded, flag_barrier<barrier_flags>), "flag_barrier");
     must(cudaFuncGetAttributes(&loaded, store_to_peers<store_targets>), "store_to_peers");
-    return bytes;
   }
 
   /// In a domain of its own, as a collective would be: its fence does not wait for what an engine's

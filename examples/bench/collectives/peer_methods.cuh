@@ -19,12 +19,15 @@ namespace bench {
 ///
 /// `here` has the place (team, rank, stream, a wait with a deadline), the NCCL communicator, inputs
 /// and outputs, and counts and offsets in device memory; `what` has the counts of all ranks and the
-/// size of rows. A method is captured as a graph of calls, of which call i takes `inputs.at(i)`,
-/// and is verified: `prepare` poisons the output (`poison_global`, `poison_local`), writes to the
-/// device what the calls read there, and copies inputs to where the calls want them; `wrong(n)`
-/// compares
-/// (`wrong_after_gather`, `wrong_after_combine`; `write_rows` with `own_rows` or `partial_rows`
-/// fills other inputs). Where methods lie in the lists is the same on all ranks.
+/// size of rows. Both lists are asked for once per case, on all ranks, when inputs, counts and
+/// offsets are in place and nothing runs; they are of the same length on all ranks.
+///
+/// A method is called once, captured as a graph of calls, of which call i takes `inputs.at(i)`,
+/// verified, and timed in turn with the others. So what calls read on the device is written here,
+/// before the first call; `prepare`, which comes right before the verification, poisons the output
+/// (`poison_global`, `poison_local`); `wrong(n)` compares what the last of n calls left
+/// (`wrong_after_gather`, `wrong_after_combine`, with `inputs.index(n - 1)`). Other inputs than the
+/// rank's are filled by `write_rows` with `own_rows` or `partial_rows`.
 class peer_methods {
 public:
   /// Collective, before anything is timed: the place for what is allocated, registered and

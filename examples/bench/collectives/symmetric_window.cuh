@@ -19,14 +19,15 @@ namespace bench {
 /// Empty on all ranks when it is empty on one.
 class symmetric_window {
 public:
-  symmetric_window(ncclComm_t comm, std::size_t bytes, team& others) : comm_{comm} {
-    if (!all(others, same_release())) {
+  symmetric_window(ncclComm_t comm, std::size_t bytes, team& others)
+      : comm_{comm}, others_{others} {
+    if (!all(same_release())) {
       why_none_ = "NCCL's headers and library differ";
-    } else if (!all(others, has_symmetric_memory())) {
+    } else if (!all(has_symmetric_memory())) {
       why_none_ = "NCCL has no symmetric memory here";
     } else {
       allocate(bytes);
-      if (all(others, window_ != nullptr)) return;
+      if (all(window_ != nullptr)) return;
       close();
       why_none_ = "NCCL made no window";
     }
@@ -39,16 +40,18 @@ public:
   [[nodiscard]] std::byte* data() const { return data_; }
   [[nodiscard]] const char* why_none() const { return why_none_; }
 
-  /// When no graph uses it any more, and before the communicator goes.
+  /// Collective, when no graph uses it any more, and before the communicator goes.
   void close() {
+    if (data_ == nullptr) return;
     if (window_ != nullptr)
       must(ncclCommWindowDeregister(comm_, std::exchange(window_, nullptr)),
            "ncclCommWindowDeregister");
-    if (data_ != nullptr) must(ncclMemFree(std::exchange(data_, nullptr)), "ncclMemFree");
+    others_.meet(); // nobody has it mapped
+    must(ncclMemFree(std::exchange(data_, nullptr)), "ncclMemFree");
   }
 
 private:
-  [[nodiscard]] static bool all(team& others, bool here) { return others.sum(here ? 0 : 1) == 0; }
+  [[nodiscard]] bool all(bool here) const { return others_.sum(here ? 0 : 1) == 0; }
   void allocate(std::size_t bytes) {
     void* memory = nullptr;
     must(ncclMemAlloc(&memory, bytes), "ncclMemAlloc");
@@ -82,6 +85,7 @@ private:
   }
 
   ncclComm_t comm_;
+  team& others_;
   std::byte* data_ = nullptr;
   ncclWindow_t window_ = nullptr;
   const char* why_none_ = "";

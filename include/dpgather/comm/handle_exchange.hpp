@@ -137,6 +137,20 @@ template <class Offer>
   return {};
 }
 
+/// Takes a first step together: nobody has failed, and all want the same arena. Collective.
+/// Errors: `here`, those of `check_arena_bytes`, `config_mismatch`, those of `vote`.
+template <bootstrap Bootstrap>
+[[nodiscard]] status agree_on_bytes(Bootstrap& ranks, status here, std::size_t bytes,
+                                    std::size_t granularity, const char* where) noexcept {
+  struct offer {
+    std::uint64_t bytes = 0;
+  };
+  offer all[max_peer_ranks];
+  if (here.ok()) here = check_arena_bytes(bytes, granularity, where);
+  if (status bad = vote(ranks, here, where, offer{bytes}, all); !bad) return bad;
+  return same_bytes(all, ranks.rank(), ranks.size(), where);
+}
+
 /// Where the ranks of one exchange of descriptors meet: names that nobody can guess, and a secret
 /// that is in none of them. Drawn by one rank, known to all.
 struct handle_meeting {

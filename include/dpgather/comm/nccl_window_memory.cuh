@@ -126,27 +126,19 @@ public:
 private:
   static constexpr const char* where = "nccl_window_memory";
 
-  struct offer {
-    std::uint64_t bytes = 0;
-  };
-
   template <bootstrap Bootstrap>
   [[nodiscard]] status open(Bootstrap& ranks, std::size_t bytes) noexcept {
     if (status bad = detail::check_peer_ranks(ranks, where); !bad) return bad;
     pointers_.rank = ranks.rank();
     pointers_.size = ranks.size();
     status here = check_communicator();
-    if (here.ok()) here = allocate(bytes);
-    offer all[max_peer_ranks];
-    if (status bad = detail::vote(ranks, here, where, offer{bytes}, all); !bad) return bad;
-    if (status bad = detail::same_bytes(all, pointers_.rank, pointers_.size, where); !bad)
-      return bad;
-    if (status bad = detail::vote(ranks, check_device_interface(), where); !bad) return bad;
+    here = detail::agree_on_bytes(ranks, here, bytes, granularity, where);
+    if (!here.ok()) return here;
+    here = check_device_interface();
+    if (here.ok()) here = allocate(rounded(bytes));
+    if (status bad = detail::vote(ranks, here, where); !bad) return bad;
     here = map(rounded(bytes));
-    if (status bad = detail::vote(ranks, here, where); !bad) {
-      for (std::byte*& each : pointers_.base) each = nullptr;
-      return bad;
-    }
+    if (status bad = detail::vote(ranks, here, where); !bad) return bad;
     pointers_.bytes = rounded(bytes);
     return {};
   }
@@ -192,9 +184,8 @@ private:
   }
 
   [[nodiscard]] status allocate(std::size_t bytes) noexcept {
-    if (status bad = detail::check_arena_bytes(bytes, granularity, where); !bad) return bad;
-    if (status bad = nccl_status(ncclMemAlloc(&arena_, rounded(bytes)), where); !bad) return bad;
-    if (status bad = cuda_status(cudaMemsetAsync(arena_, 0, rounded(bytes), stream()), where); !bad)
+    if (status bad = nccl_status(ncclMemAlloc(&arena_, bytes), where); !bad) return bad;
+    if (status bad = cuda_status(cudaMemsetAsync(arena_, 0, bytes, stream()), where); !bad)
       return bad;
     return cuda_status(cudaStreamSynchronize(stream()), where);
   }

@@ -86,7 +86,6 @@ private:
 
   /// What a rank tells the others about its arena.
   struct offer {
-    std::uint64_t bytes = 0;
     std::uint64_t base = 0;
     std::uint64_t process = 0;
     std::int32_t process_id = 0;
@@ -98,12 +97,11 @@ private:
     if (status bad = detail::check_peer_ranks(ranks, where); !bad) return bad;
     pointers_.rank = ranks.rank();
     pointers_.size = ranks.size();
+    if (status bad = detail::agree_on_bytes(ranks, {}, bytes, granularity, where); !bad) return bad;
     offer mine;
     offer all[max_peer_ranks];
-    const status allocated = allocate(bytes, mine);
+    const status allocated = allocate(rounded(bytes), mine);
     if (status bad = detail::vote(ranks, allocated, where, mine, all); !bad) return bad;
-    if (status bad = detail::same_bytes(all, pointers_.rank, pointers_.size, where); !bad)
-      return bad;
     for (std::int32_t r = 0; r < pointers_.size; ++r) {
       if (all[r].process == mine.process) continue;
       return in_another_process(all);
@@ -123,14 +121,13 @@ private:
   }
 
   [[nodiscard]] status allocate(std::size_t bytes, offer& mine) noexcept {
-    mine = {.bytes = bytes, .process = detail::process_digest(), .process_id = ::getpid()};
-    if (status bad = detail::check_arena_bytes(bytes, granularity, where); !bad) return bad;
+    mine = {.process = detail::process_digest(), .process_id = ::getpid()};
     if (status bad = cuda_status(cudaGetDevice(&mine.device), where); !bad) return bad;
-    if (status bad = cuda_status(cudaMalloc(&arena_, rounded(bytes)), where); !bad) return bad;
+    if (status bad = cuda_status(cudaMalloc(&arena_, bytes), where); !bad) return bad;
     mine.base = reinterpret_cast<std::uintptr_t>(arena_);
     // The thread's own stream: another one may be busy, or be capturing.
     const cudaStream_t stream = cudaStreamPerThread;
-    if (status bad = cuda_status(cudaMemsetAsync(arena_, 0, rounded(bytes), stream), where); !bad)
+    if (status bad = cuda_status(cudaMemsetAsync(arena_, 0, bytes, stream), where); !bad)
       return bad;
     return cuda_status(cudaStreamSynchronize(stream), where);
   }

@@ -4,9 +4,9 @@
 /// A thread block as one block of a peer call: the words of the protocol in PTX. Needs nvcc.
 
 #include <dpgather/config.hpp>
-#include <dpgather/count_set.hpp>
 #include <dpgather/device/byte_runs.hpp>
 #include <dpgather/device/peer_lines.hpp>
+#include <dpgather/device/peer_rows.hpp>
 #include <dpgather/device/rows.hpp>
 #include <dpgather/protocol/peer_arena.hpp>
 #include <dpgather/protocol/peer_block.hpp>
@@ -89,7 +89,8 @@ __device__ __forceinline__ void store(std::byte* to, const words4& value) {
 
 /// Shared by the threads of a block.
 struct gpu_block_memory {
-  count_set counts;
+  peer_table table;
+  std::int32_t heard[max_peer_ranks]; ///< counts of ranks
 };
 
 /// See `peer_block`. `Threads`: of the block, a multiple of 32.
@@ -111,7 +112,8 @@ public:
   [[nodiscard]] __device__ std::uint32_t block() const noexcept { return index_; }
   [[nodiscard]] __device__ std::uint32_t blocks() const noexcept { return count_; }
   [[nodiscard]] __device__ const Rules& rules() const noexcept { return rules_; }
-  [[nodiscard]] __device__ count_set& counts() noexcept { return memory_.counts; }
+  [[nodiscard]] __device__ peer_table& table() noexcept { return memory_.table; }
+  [[nodiscard]] __device__ std::int32_t* heard() noexcept { return memory_.heard; }
 
   /// The same threads among the first `count` blocks only.
   [[nodiscard]] __device__ gpu_block narrowed(std::uint32_t count) const noexcept {

@@ -4,7 +4,7 @@
 /// A CPU thread as one block of a peer call: the protocol under ThreadSanitizer, on any clock.
 
 #include <dpgather/config.hpp>
-#include <dpgather/count_set.hpp>
+#include <dpgather/device/peer_rows.hpp>
 #include <dpgather/device/rows.hpp>
 #include <dpgather/protocol/peer_arena.hpp>
 #include <dpgather/protocol/peer_block.hpp>
@@ -38,7 +38,8 @@ public:
   [[nodiscard]] std::uint32_t block() const noexcept { return index_; }
   [[nodiscard]] std::uint32_t blocks() const noexcept { return count_; }
   [[nodiscard]] const Rules& rules() const noexcept { return rules_; }
-  [[nodiscard]] count_set& counts() noexcept { return counts_; }
+  [[nodiscard]] peer_table& table() noexcept { return table_; }
+  [[nodiscard]] std::int32_t* heard() noexcept { return heard_; }
 
   /// The same thread among the first `count` blocks only.
   [[nodiscard]] host_block narrowed(std::uint32_t count) const noexcept {
@@ -131,7 +132,8 @@ private:
   std::uint32_t index_, count_;
   wait_clock& clock_;
   Rules rules_;
-  count_set counts_{};
+  peer_table table_{};
+  std::int32_t heard_[max_peer_ranks]{};
 };
 
 } // namespace dpgather::inline v0

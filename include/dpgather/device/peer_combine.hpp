@@ -36,40 +36,33 @@ struct peer_combine {
   DPGATHER_HOST_DEVICE void operator()(Block& block) const noexcept {
     using rules = typename Block::rules_type;
     peer_call<Block> call{block, rows.lane, rows.shape};
-    count_set& counts = block.counts();
+    const peer_table& table = block.table();
     peer_state& state = call.state();
+    const std::int32_t own = rows.lane.rank();
 
-    rows.read_counts(block, counts, true); // the gather before has told them
     const std::uint64_t used[2] = {block.word(&state.input_used[0]),
                                    block.word(&state.input_used[1])};
     const std::int32_t which =
         choose(input, rows.lane.layout.input_count, used[0], call.epoch());
-    (void)call.poisoned();
-    if (block.sync_or(call.failed())) return empty(block);
-    rows.sum_counts(block, counts);
-    block.sync();
-    if (block.thread() == 0) {
-      rows.check_counts(call, counts);
-      if (rules::alternates && used[which] + 1 == call.epoch())
+    const auto count = [&](std::int32_t d) { return block.word(&rows.live->rows[d]); };
+    if (!call.poisoned()) {
+      // Peers with many rows read the input: what the FFN wrote must be there with the header.
+      bool read_by_peers = false;
+      for (std::int32_t d = 0; d < rows.dp_size; ++d)
+        read_by_peers = read_by_peers || count(d) > rows.lane.layout.line_rows;
+      call.send_headers(static_cast<std::uint32_t>(count(rows.dp_rank)), read_by_peers);
+      rows.fill_table(call, block, count);
+      if (rules::alternates && block.thread() == 0 && used[which] + 1 == call.epoch())
         call.fail(errc::aliasing, subject::global, -1, which, rows.lane.layout.input_count);
     }
     if (block.sync_or(call.failed())) return empty(block);
-
-    const placement now = rows.places.sharing_real_rows().with(counts);
-    const std::int32_t own = rows.lane.rank();
-    const row_range share = rows.share(now, own);
-    const bool lines = rows.in_lines(share);
-    bool read_by_peers = false;
-    for (std::int32_t r = 0; r < rows.lane.ranks(); ++r)
-      read_by_peers = read_by_peers || (r != own && !rows.in_lines(rows.share(now, r)));
-    call.send_headers(static_cast<std::uint32_t>(counts.rows[rows.dp_rank()]), read_by_peers);
+    const peer_share share = table.share[own];
 
     // 1. Addends out, to those who have few rows.
     for (std::int32_t i = 1; i < rows.lane.ranks(); ++i) {
       const std::int32_t r = rows.lane.neighbour(i);
-      const row_range place = rows.share_in_view(now, r);
-      if (!rows.in_lines(place)) continue;
-      const row_words<const std::byte> addends{addends_of(own, which), place};
+      if (!table.share[r].lines) continue;
+      const row_words<const std::byte> addends{addends_of(own, which), table.share[r].in_view()};
       const auto deliver = [&](auto store) { store(rows.lines(r, call.slot(), own, 0)); };
       if (are_few(block, peer_layout::lines_of(addends.bytes()))) {
         send_lines<1>(block, call.epoch(), addends, deliver);
@@ -78,21 +71,20 @@ struct peer_combine {
       }
     }
     block.rules().at(peer_point::sent, block);
-    detail::fill_rows(local,
-                      row_range{now.rows(rows.dp_rank()),
-                                rows.local_rows - now.rows(rows.dp_rank())},
+    const std::int32_t n = table.counts.rows[rows.dp_rank];
+    detail::fill_rows(local, row_range{n, rows.local_rows - n},
                       tail_fill<rules>(), rows.worker(block));
     block.rules().at(peer_point::waiting, block);
 
     // 2. The sum of this rank's share.
     bool ok = true;
-    if (lines) {
-      ok = sum_share(block, call, now, share, [&](std::int32_t r) {
+    if (share.lines) {
+      ok = sum_share(block, call, share.own, [&](std::int32_t r) {
         sum_source out;
         out.rank = r;
         if (r == own) {
           out.rows = addends_of(own, which);
-          out.which = rows.share_in_view(now, own);
+          out.which = share.in_view();
         } else {
           out.lines = rows.lines(own, call.slot(), r, 0);
         }
@@ -102,33 +94,33 @@ struct peer_combine {
       call.wait_headers(true, [](std::int32_t, const peer_flag&) {});
       if (block.sync_or(call.failed())) return empty(block);
       const std::byte* from[max_peer_ranks];
-      const std::uint64_t start = static_cast<std::uint64_t>(rows.share_in_view(now, own).first) *
+      const std::uint64_t start = static_cast<std::uint64_t>(share.place) *
                                   rows.lane.layout.row_bytes[0];
       for (std::int32_t r = 0; r < rows.lane.ranks(); ++r)
         from[r] = addends_of(r, which).data + start;
-      if (rows.tp() > 1 || !block.template pull<Sum>(from, rows.lane.ranks(), local, share)) {
-        ok = sum_share(block, call, now, share, [&](std::int32_t r) {
+      if (rows.tp_size > 1 || !block.template pull<Sum>(from, rows.lane.ranks(), local, share.own)) {
+        ok = sum_share(block, call, share.own, [&](std::int32_t r) {
           sum_source out;
           out.rank = r;
           out.rows = addends_of(r, which);
-          out.which = rows.share_in_view(now, own);
+          out.which = share.in_view();
           return out;
         });
       }
     }
 
     // 3. The shares of the attention-TP peers.
-    for (std::int32_t i = 1; ok && i < rows.tp(); ++i) {
-      const std::int32_t t = (rows.tp_rank() + i) % rows.tp();
-      const std::int32_t r = rows.dp_rank() * rows.tp() + t;
-      const row_words<std::byte> to{local, rows.share(now, r)};
+    for (std::int32_t i = 1; ok && i < rows.tp_size; ++i) {
+      const std::int32_t t = rows.tp_neighbour(i);
+      const std::int32_t r = rows.tp_peer(t);
+      const row_words<std::byte> to{local, table.share[r].own};
       ok = receive_lines<1>(block, call, r, rows.tp_lines(own, call.slot(), t), to);
     }
     if (ok && block.block() == 0)
       call.wait_headers(false, [&](std::int32_t r, const peer_flag& header) {
-        rows.check_header(call, counts, r, header);
+        rows.check_header(call, table, r, header);
       });
-    if (!call.end(!lines)) return empty(block);
+    if (!call.end(!share.lines)) return empty(block);
     if (block.block() == 0 && block.thread() == 0)
       block.set(&state.input_used[which], call.epoch());
   }
@@ -149,19 +141,16 @@ private:
   /// Sums this rank's share into `local`, and sends it to the attention-TP peers.
   template <class Block, class Source>
   [[nodiscard]] DPGATHER_HOST_DEVICE bool sum_share(Block& block, peer_call<Block>& call,
-                                                    const placement& now, row_range share,
+                                                    row_range share,
                                                     Source source) const noexcept {
-    (void)now;
     const row_words<std::byte> to{local, share};
     const auto deliver = [&](const auto& window, const auto& sums) {
       window.for_each_word(to.words(), [&](int u, int w, std::uint64_t word) {
         to.put(word, sums.word[u][w]);
       });
-      for (std::int32_t i = 1; i < rows.tp(); ++i) {
-        const std::int32_t t = (rows.tp_rank() + i) % rows.tp();
+      for (std::int32_t i = 1; i < rows.tp_size; ++i)
         store_batch(block, window, sums,
-                    rows.tp_lines(rows.dp_rank() * rows.tp() + t, call.slot(), rows.tp_rank()));
-      }
+                    rows.tp_lines(rows.tp_peer(rows.tp_neighbour(i)), call.slot(), rows.tp_rank));
     };
     if (rows.lane.ranks() > 2)
       return sum_lines<Sum, 1, 4>(block, call, to.bytes(), rows.lane.ranks(), source, deliver);

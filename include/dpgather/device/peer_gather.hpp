@@ -40,41 +40,36 @@ struct peer_gather {
   DPGATHER_HOST_DEVICE void operator()(Block& block) const noexcept {
     using rules = typename Block::rules_type;
     peer_call<Block> call{block, rows.lane, rows.shape};
-    count_set& counts = block.counts();
-
-    // 1. Nothing is sent once an error stands. Counts: this rank's, and those it knows of others.
-    rows.read_counts(block, counts, rows.source != counts_kind::exchanged);
-    const std::uint64_t used = block.word(&call.state().view_used);
-    (void)call.poisoned();
-    if (block.sync_or(call.failed())) return empty(block);
-    const bool exchanged = rows.source == counts_kind::exchanged;
-    if (!exchanged) rows.sum_counts(block, counts);
-    if (!exchanged) block.sync();
-    if (!exchanged && block.thread() == 0) rows.check_counts(call, counts);
-    if (!exchanged && block.sync_or(call.failed())) return empty(block);
-
+    const peer_table& table = block.table();
     const std::int32_t own = rows.lane.rank();
-    call.send_headers(static_cast<std::uint32_t>(counts.rows[rows.dp_rank()]), false);
+
+    // 1. Word to everybody, first of all, unless an error stands. Then whose rows lie where.
+    const std::uint64_t used = block.word(&call.state().view_used);
+    const bool exchanged = rows.source == counts_kind::exchanged;
+    const std::int32_t mine = block.word(&rows.live->rows[rows.dp_rank]);
+    if (!call.poisoned()) {
+      call.send_headers(static_cast<std::uint32_t>(mine), false);
+      if (exchanged) {
+        // One more way over the wire: nobody knows where its rows begin before.
+        call.wait_headers(false, [&](std::int32_t r, const peer_flag& header) {
+          block.heard()[r] = static_cast<std::int32_t>(header.rows);
+        });
+        if (block.thread() == 0) block.heard()[own] = mine;
+      } else {
+        rows.fill_table(call, block,
+                        [&](std::int32_t d) { return block.word(&rows.live->rows[d]); });
+      }
+    }
+    if (block.sync_or(call.failed())) return empty(block);
     if (exchanged) {
-      // One more way over the wire: nobody knows where its rows begin before.
-      call.wait_headers(false, [&](std::int32_t r, const peer_flag& header) {
-        if (r / rows.tp() != rows.dp_rank())
-          counts.rows[r / rows.tp()] = static_cast<std::int32_t>(header.rows);
-        else
-          rows.check_header(call, counts, r, header);
-      });
-      if (block.sync_or(call.failed())) return empty(block);
-      rows.sum_counts(block, counts);
-      block.sync();
-      if (block.thread() == 0) rows.check_counts(call, counts);
+      rows.fill_table(call, block,
+                      [&](std::int32_t d) { return block.heard()[d * rows.tp_size]; });
       if (block.sync_or(call.failed())) return empty(block);
     }
-    const placement now = rows.places.sharing_real_rows().with(counts);
-    const row_range share = rows.share(now, own);
-    const bool lines = rows.in_lines(share);
+    const peer_share share = table.share[own];
 
     // 2. A view that the last call gave away may still be read: its owner's header says when not.
-    if (!lines && rules::handshakes && used + 1 == call.epoch() && !exchanged) {
+    if (!share.lines && rules::handshakes && used + 1 == call.epoch() && !exchanged) {
       call.wait_headers(false, [](std::int32_t, const peer_flag&) {});
       if (block.sync_or(call.failed())) return empty(block);
     }
@@ -82,48 +77,49 @@ struct peer_gather {
     // 3. Rows out.
     bool ok = true;
     if constexpr (owes_sum) {
-      ok = send_sums(block, call, now, share, lines);
+      ok = send_sums(block, call, share);
     } else {
       for (std::int32_t t = 0; t < tensors; ++t) {
-        if (lines) {
-          send_in_lines(block, call, t, share);
+        if (share.lines) {
+          send_in_lines(block, call, t, share.own);
         } else {
-          store(block, t, share, rows.share_in_view(now, own).first);
+          store(block, t, share);
         }
       }
     }
     block.rules().at(peer_point::sent, block);
-    if (!lines) {
+    if (!share.lines) {
       if (block.sync_or(!ok)) return empty(block);
       call.publish_flags();
     }
     block.rules().at(peer_point::published, block);
 
     // 4. What is nobody else's: own rows, tails, masks.
-    if constexpr (!owes_sum) copy_own(block, now);
-    if (rules::fills_tails) fill_view_tails(block, now);
+    if constexpr (!owes_sum) copy_own(block);
+    if (rules::fills_tails) fill_view_tails(block);
     if (writes_masks) {
       row_masks all = masks;
-      all.places = now;
+      all.places = rows.places.with(table.counts);
       all(0, rows.worker(block));
     }
-    if (block.block() == 0 && rows.source != counts_kind::agreed) tell_counts(block, counts);
+    if (block.block() == 0 && rows.source != counts_kind::agreed) tell_counts(block);
     block.rules().at(peer_point::waiting, block);
 
     // 5. Rows in.
+    bool stored = false;
     for (std::int32_t i = 1; ok && i < rows.lane.ranks(); ++i) {
       const std::int32_t r = rows.lane.neighbour(i);
-      if (!brings(r) || !rows.in_lines(rows.share(now, r))) continue;
-      for (std::int32_t t = 0; ok && t < tensors; ++t)
-        ok = receive(block, call, t, r, rows.share_in_view(now, r));
+      const peer_share& from = table.share[r];
+      if (!brings(r)) continue;
+      stored = stored || !from.lines;
+      for (std::int32_t t = 0; ok && from.lines && t < tensors; ++t)
+        ok = receive(block, call, t, r, from.in_view());
     }
-    if (ok)
-      call.wait_flags([&](std::int32_t r) {
-        return brings(r) && !rows.in_lines(rows.share(now, r));
-      });
-    if (ok && block.block() == 0 && !exchanged)
+    if (ok && stored)
+      call.wait_flags([&](std::int32_t r) { return brings(r) && !table.share[r].lines; });
+    if (ok && block.block() == 0)
       call.wait_headers(false, [&](std::int32_t r, const peer_flag& header) {
-        rows.check_header(call, counts, r, header);
+        rows.check_header(call, table, r, header);
       });
     if (!call.end(false)) return empty(block);
     if (block.block() == 0 && block.thread() == 0)
@@ -133,7 +129,7 @@ struct peer_gather {
 private:
   /// Whether rank `r` sends rows that are not here already.
   [[nodiscard]] DPGATHER_HOST_DEVICE bool brings(std::int32_t r) const noexcept {
-    return owes_sum || r / rows.tp() != rows.dp_rank();
+    return owes_sum || rows.tp_size == 1 || r < rows.tp_peer(0) || r >= rows.tp_peer(rows.tp_size);
   }
 
   template <class Block>
@@ -165,30 +161,35 @@ private:
 
   /// Many rows, straight into the peers' views.
   template <class Block>
-  DPGATHER_HOST_DEVICE void store(Block& block, std::int32_t t, row_range share,
-                                  std::int64_t place) const noexcept {
+  DPGATHER_HOST_DEVICE void store(Block& block, std::int32_t t,
+                                  const peer_share& share) const noexcept {
     std::byte* to[max_peer_ranks];
     std::int32_t receivers = 0;
     for (std::int32_t i = 1; i < rows.lane.ranks(); ++i) {
       const std::int32_t r = rows.lane.neighbour(i);
-      if (brings(r))
-        to[receivers++] =
-            rows.view(r, t).data + static_cast<std::uint64_t>(place) * rows.lane.layout.row_bytes[t];
+      if (brings(r)) to[receivers++] = place(r, t, share.place);
     }
-    block.push(local[t], share, to, receivers);
+    block.push(local[t], share.own, to, receivers);
+  }
+  [[nodiscard]] DPGATHER_HOST_DEVICE std::byte* place(std::int32_t r, std::int32_t t,
+                                                      std::int64_t row) const noexcept {
+    return rows.view(r, t).data + static_cast<std::uint64_t>(row) * rows.lane.layout.row_bytes[t];
   }
 
   /// This rank's own rows; all of its data-parallel rank's, which every attention-TP peer has.
   template <class Block>
-  DPGATHER_HOST_DEVICE void copy_own(Block& block, const placement& now) const noexcept {
-    const std::int32_t d = rows.dp_rank();
-    for (std::int32_t t = 0; t < tensors; ++t)
-      detail::move_rows(local[t], 0, rows.view(rows.lane.rank(), t), now.offset(d), now.rows(d),
-                        rows.worker(block));
+  DPGATHER_HOST_DEVICE void copy_own(Block& block) const noexcept {
+    const peer_share& first = block.table().share[rows.tp_peer(0)];
+    const std::int32_t n = block.table().counts.rows[rows.dp_rank];
+    for (std::int32_t t = 0; t < tensors; ++t) {
+      std::byte* const to = place(rows.lane.rank(), t, first.place);
+      if (to != local[t].data) block.push(local[t], row_range{0, n}, &to, 1);
+    }
   }
 
   template <class Block>
-  DPGATHER_HOST_DEVICE void fill_view_tails(Block& block, const placement& now) const noexcept {
+  DPGATHER_HOST_DEVICE void fill_view_tails(Block& block) const noexcept {
+    const placement now = rows.places.with(block.table().counts);
     for (std::int32_t t = 0; t < tensors; ++t) {
       if (fill[t].leave) continue;
       const detail::row_places<std::byte> view = rows.view(rows.lane.rank(), t);
@@ -201,39 +202,35 @@ private:
   /// Partial rows: each attention-TP rank adds up its share of them and sends the sums.
   template <class Block>
   [[nodiscard]] DPGATHER_HOST_DEVICE bool send_sums(Block& block, peer_call<Block>& call,
-                                                    const placement& now, row_range share,
-                                                    bool lines) const noexcept {
+                                                    const peer_share& share) const noexcept {
     const std::int32_t own = rows.lane.rank();
-    const std::int32_t first = rows.dp_rank() * rows.tp();
-    for (std::int32_t i = 1; i < rows.tp(); ++i) {
-      const std::int32_t t = (rows.tp_rank() + i) % rows.tp();
-      const row_words<const std::byte> addends{local[0], rows.share(now, first + t)};
-      send_lines<1>(block, call.epoch(), addends, [&](auto store) {
-        store(rows.tp_lines(first + t, call.slot(), rows.tp_rank()));
-      });
+    for (std::int32_t i = 1; i < rows.tp_size; ++i) {
+      const std::int32_t r = rows.tp_peer(rows.tp_neighbour(i));
+      const row_words<const std::byte> addends{local[0], block.table().share[r].own};
+      send_lines<1>(block, call.epoch(), addends,
+                    [&](auto store) { store(rows.tp_lines(r, call.slot(), rows.tp_rank)); });
     }
-    const row_range place = rows.share_in_view(now, own);
-    const row_words<std::byte> here{rows.view(own, 0), place};
+    const row_words<std::byte> here{rows.view(own, 0), share.in_view()};
     const auto source = [&](std::int32_t t) {
       sum_source out;
-      out.rank = first + t;
-      if (t == rows.tp_rank()) {
+      out.rank = rows.tp_peer(t);
+      if (t == rows.tp_rank) {
         out.rows = local[0];
-        out.which = share;
+        out.which = share.own;
       } else {
         out.lines = rows.tp_lines(own, call.slot(), t);
       }
       return out;
     };
     return sum_lines<Sum, 1, 4>(
-        block, call, here.bytes(), rows.tp(), source,
+        block, call, here.bytes(), rows.tp_size, source,
         [&](const auto& window, const auto& sums) {
           for (std::int32_t i = 1; i < rows.lane.ranks(); ++i) {
             const std::int32_t r = rows.lane.neighbour(i);
-            if (lines) {
+            if (share.lines) {
               store_batch(block, window, sums, rows.lines(r, call.slot(), own, 0));
             } else {
-              const row_words<std::byte> there{rows.view(r, 0), place};
+              const row_words<std::byte> there{rows.view(r, 0), share.in_view()};
               window.for_each_word(there.words(), [&](int u, int w, std::uint64_t word) {
                 there.put(word, sums.word[u][w]);
               });
@@ -247,11 +244,12 @@ private:
 
   /// The counts that the ranks told each other, for the FFN and for the combine.
   template <class Block>
-  DPGATHER_HOST_DEVICE void tell_counts(Block& block, const count_set& counts) const noexcept {
-    const auto ranks = static_cast<std::uint32_t>(rows.places.dp_size());
+  DPGATHER_HOST_DEVICE void tell_counts(Block& block) const noexcept {
+    const count_set& counts = block.table().counts;
+    const auto ranks = static_cast<std::uint32_t>(rows.dp_size);
     for (std::uint32_t d = block.thread(); d <= ranks; d += block.threads()) {
       if (rows.source == counts_kind::exchanged && d < ranks &&
-          static_cast<std::int32_t>(d) != rows.dp_rank())
+          static_cast<std::int32_t>(d) != rows.dp_rank)
         block.set(&rows.live->rows[d], counts.rows[d]);
       rows.live->offset[d] = counts.offset[d];
       if (d == ranks) rows.live->total = counts.total;
@@ -262,7 +260,7 @@ private:
   template <class Block>
   DPGATHER_HOST_DEVICE void empty(Block& block) const noexcept {
     if (block.block() == 0) {
-      const auto ranks = static_cast<std::uint32_t>(rows.places.dp_size());
+      const auto ranks = static_cast<std::uint32_t>(rows.dp_size);
       for (std::uint32_t d = block.thread(); d <= ranks; d += block.threads()) {
         if (d < ranks) block.set(&rows.live->rows[d], std::int32_t{0});
         rows.live->offset[d] = 0;

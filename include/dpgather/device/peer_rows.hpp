@@ -1,8 +1,8 @@
 #pragma once
 
 /// @file
-/// What gather and combine over peers have in common: whose rows lie where, by counts that a block
-/// has made sure of.
+/// What gather and combine over peers have in common: whose rows lie where, by counts that are read
+/// when the call runs.
 
 #include <dpgather/config.hpp>
 #include <dpgather/count_set.hpp>
@@ -21,35 +21,54 @@
 
 namespace dpgather::inline v0 {
 
+/// The rows that one world rank speaks for: all of its data-parallel rank's, or its part of them.
+struct peer_share {
+  row_range own{};          ///< among its data-parallel rank's rows
+  std::int64_t place = 0;   ///< of the first one in the global tensor
+  std::int32_t dp_rank = 0;
+  bool lines = false; ///< few enough to travel in lines
+  [[nodiscard]] DPGATHER_HOST_DEVICE row_range in_view() const noexcept {
+    return {place, own.count};
+  }
+};
+
+/// All of it, worked out once by a block: a GPU divides in hundreds of cycles.
+struct peer_table {
+  count_set counts;
+  peer_share share[max_peer_ranks];
+};
+
 /// The shape of a call over peers, and where its counts are. Trivially copyable.
 struct peer_rows {
   peer_lane lane{};
-  placement places{};          ///< of the shape; `live` below
-  count_set* live = nullptr;   ///< the channel's, in memory that the job can read and write
+  placement places{};        ///< of the shape
+  count_set* live = nullptr; ///< the channel's, in memory that the job can read and write
   counts_kind source = counts_kind::agreed;
   std::uint32_t shape = 0;     ///< what this rank takes the call to be
   std::int64_t local_rows = 0; ///< of the local view
+  std::int32_t dp_rank = 0, tp_rank = 0;
+  std::int32_t dp_size = 1, tp_size = 1;
 
-  [[nodiscard]] DPGATHER_HOST_DEVICE std::int32_t tp() const noexcept { return places.tp_size(); }
-  [[nodiscard]] DPGATHER_HOST_DEVICE std::int32_t dp_rank() const noexcept {
-    return lane.rank() / tp();
+  [[nodiscard]] DPGATHER_HOST_DEVICE static peer_rows of(const peer_lane& lane, const placement& places) noexcept {
+    peer_rows out;
+    out.lane = lane;
+    out.places = places.sharing_real_rows();
+    out.tp_size = lane.layout.tp_size;
+    out.dp_size = lane.layout.ranks / out.tp_size;
+    out.dp_rank = lane.rank() / out.tp_size;
+    out.tp_rank = lane.rank() % out.tp_size;
+    return out;
   }
-  [[nodiscard]] DPGATHER_HOST_DEVICE std::int32_t tp_rank() const noexcept {
-    return lane.rank() % tp();
+
+  /// World rank of this data-parallel rank's attention-TP rank `t`.
+  [[nodiscard]] DPGATHER_HOST_DEVICE std::int32_t tp_peer(std::int32_t t) const noexcept {
+    return lane.rank() - tp_rank + t;
   }
-  /// Rows that world rank `r` speaks for, among those of its data-parallel rank.
-  [[nodiscard]] DPGATHER_HOST_DEVICE row_range share(const placement& now,
-                                                     std::int32_t r) const noexcept {
-    return now.share(r / tp(), r % tp());
-  }
-  /// The same among the rows of the global tensor.
-  [[nodiscard]] DPGATHER_HOST_DEVICE row_range share_in_view(const placement& now,
-                                                             std::int32_t r) const noexcept {
-    const row_range own = share(now, r);
-    return {now.offset(r / tp()) + own.first, own.count};
-  }
-  [[nodiscard]] DPGATHER_HOST_DEVICE bool in_lines(row_range rows) const noexcept {
-    return rows.count <= lane.layout.line_rows;
+  /// Its attention-TP rank `distance` behind this one.
+  [[nodiscard]] DPGATHER_HOST_DEVICE std::int32_t
+  tp_neighbour(std::int32_t distance) const noexcept {
+    const std::int32_t t = tp_rank + distance;
+    return t < tp_size ? t : t - tp_size;
   }
   /// Lines of rank `from` at rank `at`.
   [[nodiscard]] DPGATHER_HOST_DEVICE std::byte* lines(std::int32_t at, std::uint64_t slot,
@@ -77,51 +96,42 @@ struct peer_rows {
     return {lane.at(at, lane.layout.views[tensor]), row_bytes, row_bytes};
   }
 
-  /// Reads this rank's count, or everybody's, into `counts`; every thread some. Sync before use.
-  template <class Block>
-  DPGATHER_HOST_DEVICE void read_counts(Block& block, count_set& counts,
-                                        bool everybodys) const noexcept {
-    for (std::uint32_t d = block.thread(); d < static_cast<std::uint32_t>(places.dp_size());
-         d += block.threads()) {
-      if (everybodys || static_cast<std::int32_t>(d) == dp_rank())
-        counts.rows[d] = block.word(&live->rows[d]);
-    }
-  }
-  /// Offsets and total; every thread some. Sync before and after.
-  template <class Block>
-  DPGATHER_HOST_DEVICE void sum_counts(const Block& block, count_set& counts) const noexcept {
-    const auto ranks = static_cast<std::uint32_t>(places.dp_size());
-    for (std::uint32_t d = block.thread(); d <= ranks; d += block.threads()) {
-      std::int64_t sum = 0;
-      for (std::uint32_t i = 0; i < d; ++i) sum += counts.rows[i];
-      counts.offset[d] = sum;
-      if (d == ranks) counts.total = sum;
-    }
-  }
-  /// Whether the counts fit what was configured; an error of the call when not. One thread's work.
-  template <class Block>
-  DPGATHER_HOST_DEVICE void check_counts(peer_call<Block>& call,
-                                         const count_set& counts) const noexcept {
-    const std::int64_t most =
-        places.slot_rows() > 0 ? places.slot_rows() : lane.layout.rank_rows;
-    for (std::int32_t d = 0; d < places.dp_size(); ++d) {
-      if (counts.rows[d] < 0 || counts.rows[d] > lane.layout.rank_rows || counts.rows[d] > most) {
-        call.fail(errc::count_out_of_range, subject::counts, d * tp(), counts.rows[d],
-                  most < lane.layout.rank_rows ? most : lane.layout.rank_rows);
-        return;
+  /// Works out the table from counts, `rows(d)` each, by the threads of a block, one rank each, and
+  /// checks the counts against the shape. Sync before use, and ask whether the call has failed.
+  template <class Block, class Rows>
+  DPGATHER_HOST_DEVICE void fill_table(peer_call<Block>& call, Block& block,
+                                       Rows rows) const noexcept {
+    peer_table& table = block.table();
+    for (auto r = static_cast<std::int32_t>(block.thread()); r < lane.ranks();
+         r += static_cast<std::int32_t>(block.threads())) {
+      const std::int32_t d = tp_size == 1 ? r : r / tp_size;
+      const std::int32_t t = tp_size == 1 ? 0 : r - d * tp_size;
+      std::int64_t before = 0, all = 0;
+      std::int32_t n = 0;
+      for (std::int32_t i = 0; i < dp_size; ++i) {
+        const std::int32_t one = rows(i);
+        before += i < d ? one : 0;
+        n = i == d ? one : n;
+        all += one;
       }
-    }
-    if (places.slot_rows() == 0 && counts.total > places.global_rows()) {
-      call.fail(errc::capacity_exceeded, subject::global, -1, counts.total, places.global_rows());
-    } else if (counts.rows[dp_rank()] > local_rows) {
-      call.fail(errc::capacity_exceeded, subject::local, -1, counts.rows[dp_rank()], local_rows);
+      check_counts(call, d, n, all);
+      peer_share& out = table.share[r];
+      out.dp_rank = d;
+      out.own = share(n, t);
+      out.lines = out.own.count <= lane.layout.line_rows;
+      out.place = (places.slot_rows() > 0 ? d * places.slot_rows() : before) + out.own.first;
+      if (t == 0) {
+        table.counts.rows[d] = n;
+        table.counts.offset[d] = before;
+        if (d == dp_size - 1) table.counts.offset[d + 1] = table.counts.total = all;
+      }
     }
   }
   /// What a peer says of its rows is what this rank holds for true.
   template <class Block>
-  DPGATHER_HOST_DEVICE void check_header(peer_call<Block>& call, const count_set& counts,
+  DPGATHER_HOST_DEVICE void check_header(peer_call<Block>& call, const peer_table& table,
                                          std::int32_t r, const peer_flag& header) const noexcept {
-    const std::int32_t known = counts.rows[r / tp()];
+    const std::int32_t known = table.counts.rows[table.share[r].dp_rank];
     if (header.rows != static_cast<std::uint32_t>(known))
       call.fail(errc::plan_mismatch, subject::counts, r, known,
                 static_cast<std::int64_t>(header.rows));
@@ -132,6 +142,32 @@ struct peer_rows {
   [[nodiscard]] DPGATHER_HOST_DEVICE static worker_id worker(const Block& block) noexcept {
     return {std::uint64_t{block.block()} * block.threads() + block.thread(),
             std::uint64_t{block.blocks()} * block.threads()};
+  }
+
+private:
+  /// n * t / A to n * (t + 1) / A, in 32 bits.
+  [[nodiscard]] DPGATHER_HOST_DEVICE row_range share(std::int32_t n,
+                                                     std::int32_t t) const noexcept {
+    if (tp_size == 1 || n <= 0) return {0, n < 0 ? 0 : n};
+    const std::int32_t whole = n / tp_size;
+    const std::int32_t rest = n - whole * tp_size;
+    const std::int32_t first = whole * t + rest * t / tp_size;
+    return {first, whole * (t + 1) + rest * (t + 1) / tp_size - first};
+  }
+  template <class Block>
+  DPGATHER_HOST_DEVICE void check_counts(peer_call<Block>& call, std::int32_t d, std::int32_t n,
+                                         std::int64_t all) const noexcept {
+    const bool packed = places.slot_rows() == 0;
+    const std::int64_t most = packed || places.slot_rows() > lane.layout.rank_rows
+                                  ? lane.layout.rank_rows
+                                  : places.slot_rows();
+    if (n < 0 || n > most) {
+      call.fail(errc::count_out_of_range, subject::counts, d * tp_size, n, most);
+    } else if (packed && all > places.global_rows()) {
+      call.fail(errc::capacity_exceeded, subject::global, -1, all, places.global_rows());
+    } else if (d == dp_rank && n > local_rows) {
+      call.fail(errc::capacity_exceeded, subject::local, -1, n, local_rows);
+    }
   }
 };
 

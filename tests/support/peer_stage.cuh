@@ -1,0 +1,276 @@
+#pragma once
+
+/// @file
+/// Peer stories on GPUs: virtual ranks as block groups of one cooperative launch on each GPU, dealt
+/// over as many GPUs as asked for.
+
+#include "peer_story.hpp"
+
+#include <dpgather/device/gpu_block.cuh>
+
+#include <doctest/doctest.h>
+
+#include <cuda_runtime.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+namespace test_support {
+
+inline void must_cuda(cudaError_t code, const char* what) {
+  if (code != cudaSuccess)
+    throw std::runtime_error{std::string{what} + ": " + cudaGetErrorName(code)};
+}
+
+/// Device memory, freed with the owner. All bytes are a pattern.
+class device_bytes {
+public:
+  device_bytes() = default;
+  explicit device_bytes(std::size_t bytes, int value = untouched) {
+    void* data = nullptr;
+    must_cuda(cudaMalloc(&data, bytes), "malloc");
+    must_cuda(cudaMemset(data, value, bytes), "memset");
+    data_.reset(static_cast<std::byte*>(data));
+  }
+  [[nodiscard]] std::byte* get() const { return data_.get(); }
+  template <class T>
+  [[nodiscard]] T* as() const {
+    return reinterpret_cast<T*>(data_.get());
+  }
+
+private:
+  struct release {
+    void operator()(std::byte* p) const { (void)cudaFree(p); }
+  };
+  std::unique_ptr<std::byte, release> data_;
+};
+
+inline constexpr int story_threads = 512;
+
+template <class Rules>
+struct telling_gpu_block : dg::gpu_block<Rules, story_threads> {
+  using base = dg::gpu_block<Rules, story_threads>;
+  using base::base;
+  __device__ telling_gpu_block(const base& other) : base{other} {}
+  [[nodiscard]] __device__ telling_gpu_block narrowed(std::uint32_t count) const {
+    return base::narrowed(count);
+  }
+  __device__ static std::uint64_t count_wrong(std::uint64_t* wrong) {
+    return atomicAdd(reinterpret_cast<unsigned long long*>(wrong), 1ull);
+  }
+};
+
+/// Brings the blocks of one rank together, as the end of a kernel does.
+struct rank_barrier {
+  std::uint32_t* counter; // of the rank
+  std::uint32_t blocks;
+  mutable std::uint32_t target = 0;
+
+  __device__ void operator()() const {
+    __syncthreads();
+    target += blocks;
+    if (threadIdx.x == 0) {
+      __threadfence();
+      atomicAdd(counter, 1u);
+      while (static_cast<std::int32_t>(*static_cast<volatile std::uint32_t*>(counter) - target) < 0)
+        ;
+      __threadfence();
+    }
+    __syncthreads();
+  }
+};
+
+template <class Sum, class Rules>
+__global__ void __launch_bounds__(story_threads, 1)
+    tell_story(const story_rank* ranks, std::uint32_t blocks, const story_call* calls,
+               std::uint32_t call_count, std::uint32_t* counters, Rules rules) {
+  __shared__ dg::gpu_block_memory memory;
+  const story_rank& rank = ranks[blockIdx.x / blocks];
+  telling_gpu_block<Rules> block{blockIdx.x % blocks, blocks, rules, memory};
+  const rank_barrier meet{counters + blockIdx.x / blocks, blocks};
+  story_teller<Sum, telling_gpu_block<Rules>, const rank_barrier&> teller{block, rank, meet};
+  for (std::uint32_t c = 0; c < call_count; ++c) teller.tell(calls[c]);
+}
+
+/// All ranks of a world, rank r on GPU r % gpus.
+class gpu_stage {
+public:
+  gpu_stage(const story_options& with, random_source& random, std::uint64_t start, int gpus)
+      : gpus_{gpus} {
+    const auto layout = dg::peer_layout::of(limits_of(with));
+    REQUIRE(layout.ok());
+    layout_ = *layout;
+    const auto ranks = static_cast<std::size_t>(layout->ranks);
+    void* mapped = nullptr;
+    must_cuda(cudaHostAlloc(&mapped, ranks * sizeof(dg::peer_control),
+                            cudaHostAllocMapped | cudaHostAllocPortable),
+              "control");
+    controls_ = static_cast<dg::peer_control*>(mapped);
+    dg::peer_pointers pointers;
+    pointers.size = layout->ranks;
+    pointers.bytes = layout->bytes;
+    std::vector<std::byte> image(layout->words_end());
+    for (std::size_t at = 0; at < image.size(); at += 8) std::memcpy(image.data() + at, &start, 8);
+    const dg::peer_state state = dg::first_state(start);
+    std::memcpy(image.data() + layout->state, &state, sizeof state);
+    for (std::size_t r = 0; r < ranks; ++r) {
+      on(r);
+      arenas_.emplace_back(layout->bytes + 64);
+      pointers.base[r] = arenas_.back().get();
+      must_cuda(cudaMemcpy(pointers.base[r], image.data(), image.size(), cudaMemcpyHostToDevice),
+                "image");
+      controls_[r] = dg::peer_control{};
+      controls_[r].budget_ns = 5'000'000'000;
+    }
+    for (std::size_t r = 0; r < ranks; ++r) {
+      on(r);
+      story_rank rank;
+      pointers.rank = static_cast<std::int32_t>(r);
+      rank.lane = {pointers, *layout, controls_ + r};
+      live_.emplace_back(sizeof(dg::count_set));
+      rank.live = live_.back().as<dg::count_set>();
+      for (std::int32_t t = 0; t < layout->tensors; ++t) {
+        const std::size_t unit = t == 0 ? 4 : 1;
+        const std::size_t gap = random.chance(70) ? 0 : unit * random.between<std::size_t>(1, 9);
+        rank.local_stride[t] = layout->row_bytes[t] + gap;
+        live_.emplace_back(rank.local_stride[t] * static_cast<std::size_t>(with.rank_rows) + 64);
+        rank.local[t] =
+            live_.back().get() + (random.chance(50) ? 0 : unit * random.between<std::size_t>(1, 9));
+      }
+      live_.emplace_back(layout->row_bytes[0] * static_cast<std::size_t>(with.rank_rows + 2));
+      rank.output = live_.back().get();
+      live_.emplace_back(5 * sizeof(std::uint64_t), 0);
+      rank.wrong = live_.back().as<std::uint64_t>();
+      rank.first_wrong = rank.wrong + 1;
+      ranks_.push_back(rank);
+    }
+  }
+  gpu_stage(const gpu_stage&) = delete;
+  gpu_stage& operator=(const gpu_stage&) = delete;
+  ~gpu_stage() { (void)cudaFreeHost(controls_); }
+
+  /// Tells a story on all GPUs; the number of wrong things, the first of which are logged.
+  template <class Sum, class Rules = dg::peer_rules>
+  std::uint64_t tell(const story_options& with, const std::vector<story_call>& calls,
+                     const Rules& rules = {}) {
+    std::vector<device_bytes> lists;
+    for (int g = 0; g < gpus_; ++g) {
+      must_cuda(cudaSetDevice(g), "device");
+      std::vector<story_rank> here;
+      for (std::size_t r = static_cast<std::size_t>(g); r < ranks_.size();
+           r += static_cast<std::size_t>(gpus_))
+        here.push_back(ranks_[r]);
+      if (here.empty()) continue;
+      const story_rank* const ranks = upload(lists, here);
+      const story_call* const told = upload(lists, calls);
+      lists.emplace_back(here.size() * sizeof(std::uint32_t), 0);
+      std::uint32_t* counters = lists.back().as<std::uint32_t>();
+      auto blocks = static_cast<std::uint32_t>(with.blocks);
+      auto count = static_cast<std::uint32_t>(calls.size());
+      Rules copy = rules;
+      void* arguments[] = {const_cast<story_rank**>(&ranks), &blocks,
+                           const_cast<story_call**>(&told), &count, &counters, &copy};
+      must_cuda(cudaDeviceSynchronize(), "before");
+      must_cuda(cudaLaunchCooperativeKernel(
+                    tell_story<Sum, Rules>,
+                    dim3{static_cast<unsigned>(here.size()) * blocks}, dim3{story_threads},
+                    arguments, 0, nullptr),
+                "launch");
+    }
+    std::uint64_t wrong = 0;
+    for (int g = 0; g < gpus_; ++g) {
+      must_cuda(cudaSetDevice(g), "device");
+      must_cuda(cudaDeviceSynchronize(), "story");
+    }
+    for (std::size_t r = 0; r < ranks_.size(); ++r) {
+      std::uint64_t found[5];
+      must_cuda(cudaMemcpy(found, ranks_[r].wrong, sizeof found, cudaMemcpyDeviceToHost), "found");
+      wrong += found[0];
+      if (found[0] != 0)
+        MESSAGE("rank ", r, ": ", found[0], " wrong, first in call ", found[1] % 1'000'000,
+                " what ", found[2], " row ", found[3], " column ", found[4]);
+      const dg::peer_record& first = controls_[r].first;
+      if (first.written != 0) {
+        ++wrong;
+        MESSAGE("rank ", r, ": ", name_of(static_cast<dg::errc>(first.code)), " about ",
+                name_of(static_cast<dg::subject>(first.about)), " by ", first.rank, " peer ",
+                first.peer, " value ", first.value, " limit ", first.limit, " call ", first.epoch,
+                " phase ", static_cast<int>(first.phase));
+      }
+    }
+    return wrong;
+  }
+  [[nodiscard]] dg::peer_control& control(std::size_t r) { return controls_[r]; }
+  [[nodiscard]] const dg::peer_layout& layout() const { return layout_; }
+
+private:
+  void on(std::size_t r) {
+    must_cuda(cudaSetDevice(static_cast<int>(r) % gpus_), "device");
+  }
+  template <class T>
+  const T* upload(std::vector<device_bytes>& lists, const std::vector<T>& items) {
+    lists.emplace_back(items.size() * sizeof(T));
+    must_cuda(cudaMemcpy(lists.back().get(), items.data(), items.size() * sizeof(T),
+                         cudaMemcpyHostToDevice),
+              "list");
+    return lists.back().template as<T>();
+  }
+
+  int gpus_;
+  dg::peer_layout layout_{};
+  dg::peer_control* controls_ = nullptr;
+  std::vector<device_bytes> arenas_, live_;
+  std::vector<story_rank> ranks_;
+};
+
+/// Peer access among the first `gpus` GPUs, both ways.
+inline void connect_gpus(int gpus) {
+  for (int from = 0; from < gpus; ++from) {
+    must_cuda(cudaSetDevice(from), "device");
+    for (int to = 0; to < gpus; ++to) {
+      if (to == from) continue;
+      const cudaError_t done = cudaDeviceEnablePeerAccess(to, 0);
+      if (done == cudaErrorPeerAccessAlreadyEnabled)
+        (void)cudaGetLastError();
+      else
+        must_cuda(done, "peer access");
+    }
+  }
+}
+
+/// One random world with one random story.
+template <class Sum>
+void gpu_story(random_source& random, std::uint64_t key, int gpus) {
+  story_options with = draw_options(random, 8, sizeof(typename Sum::storage));
+  with.blocks = random.between(1, 8);
+  const std::uint64_t starts[] = {0, 5, (std::uint64_t{1} << 31) - 3, (std::uint64_t{1} << 32) - 3,
+                                  ~std::uint64_t{0} - 2};
+  gpu_stage stage{with, random, random.pick(starts), gpus};
+  const std::vector<story_call> calls = draw_story<Sum>(random, with, 12, key);
+  CAPTURE(with.dp_size);
+  CAPTURE(with.tp_size);
+  CAPTURE(with.most_line_bytes);
+  REQUIRE(stage.tell<Sum>(with, calls) == 0);
+}
+
+/// `cases` random stories on `gpus` GPUs.
+inline void gpu_stories(std::uint64_t cases, int gpus) {
+  std::uint64_t key = 0;
+  for_random_cases(
+      [&](random_source& random) {
+        ++key;
+        if (random.chance(50)) {
+          gpu_story<dg::detail::bf16_sum>(random, key, gpus);
+        } else {
+          gpu_story<dg::detail::f32_sum>(random, key, gpus);
+        }
+      },
+      cases);
+}
+
+} // namespace test_support
