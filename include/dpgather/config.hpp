@@ -21,3 +21,11 @@
 #else
 #define DPGATHER_HOST_DEVICE
 #endif
+
+/// Before a loop that runs a few times and only then: unrolled, it would cost a kernel instructions
+/// that are fetched and never run.
+#if defined(__CUDACC__)
+#define DPGATHER_ROLLED _Pragma("unroll 1")
+#else
+#define DPGATHER_ROLLED
+#endif

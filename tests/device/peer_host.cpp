@@ -73,7 +73,7 @@ struct host_stage {
     for (std::size_t r = 0; r < ranks; ++r) {
       story_rank rank;
       pointers.rank = static_cast<std::int32_t>(r);
-      rank.lane = {pointers, *layout, &controls[r]};
+      rank.lane = peer_lane::of(pointers, *layout, &controls[r]);
       rank.live = &live[r];
       for (std::int32_t t = 0; t < layout->tensors; ++t) {
         const std::size_t unit = t == 0 ? 4 : 1;
@@ -108,8 +108,9 @@ std::uint64_t tell_on_host(host_stage& stage, const story_options& with,
     meetings.push_back(std::make_unique<std::barrier<>>(with.blocks));
     for (std::int32_t b = 0; b < with.blocks; ++b) {
       threads.emplace_back([&, r, b, meeting = meetings.back().get()] {
+        peer_table table{};
         telling_block<Rules> block{static_cast<std::uint32_t>(b),
-                                   static_cast<std::uint32_t>(with.blocks), clock};
+                                   static_cast<std::uint32_t>(with.blocks), clock, table};
         const auto meet = [meeting] { meeting->arrive_and_wait(); };
         story_teller<Sum, telling_block<Rules>, decltype(meet)> teller{
             block, stage.story_ranks[r], meet};

@@ -53,8 +53,8 @@ private:
 inline constexpr int story_threads = 512;
 
 template <class Rules>
-struct telling_gpu_block : dg::gpu_block<Rules, story_threads> {
-  using base = dg::gpu_block<Rules, story_threads>;
+struct telling_gpu_block : dg::gpu_block<Rules> {
+  using base = dg::gpu_block<Rules>;
   using base::base;
   __device__ telling_gpu_block(const base& other) : base{other} {}
   [[nodiscard]] __device__ telling_gpu_block narrowed(std::uint32_t count) const {
@@ -131,7 +131,7 @@ public:
       on(r);
       story_rank rank;
       pointers.rank = static_cast<std::int32_t>(r);
-      rank.lane = {pointers, *layout, controls_ + r};
+      rank.lane = dg::peer_lane::of(pointers, *layout, controls_ + r);
       live_.emplace_back(sizeof(dg::count_set));
       rank.live = live_.back().as<dg::count_set>();
       for (std::int32_t t = 0; t < layout->tensors; ++t) {

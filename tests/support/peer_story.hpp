@@ -117,7 +117,7 @@ private:
     out.live = rank_.live;
     out.source = call.source;
     out.shape = call.shape;
-    out.local_rows = call.local_rows;
+    out.local_rows = static_cast<std::int32_t>(call.local_rows);
     return out;
   }
   [[nodiscard]] DPGATHER_HOST_DEVICE std::int32_t tensors(const story_call& call) const {

@@ -90,11 +90,10 @@ __device__ __forceinline__ void store(std::byte* to, const words4& value) {
 /// Shared by the threads of a block.
 struct gpu_block_memory {
   peer_table table;
-  std::int32_t heard[max_peer_ranks]; ///< counts of ranks
 };
 
-/// See `peer_block`. `Threads`: of the block, a multiple of 32.
-template <class Rules, int Threads>
+/// See `peer_block`. Blocks have a multiple of 32 threads.
+template <class Rules>
 class gpu_block {
 public:
   using rules_type = Rules;
@@ -108,12 +107,11 @@ public:
       : index_{index}, count_{count}, rules_{rules}, memory_{memory} {}
 
   [[nodiscard]] __device__ std::uint32_t thread() const noexcept { return threadIdx.x; }
-  [[nodiscard]] __device__ static constexpr std::uint32_t threads() noexcept { return Threads; }
+  [[nodiscard]] __device__ static std::uint32_t threads() noexcept { return blockDim.x; }
   [[nodiscard]] __device__ std::uint32_t block() const noexcept { return index_; }
   [[nodiscard]] __device__ std::uint32_t blocks() const noexcept { return count_; }
   [[nodiscard]] __device__ const Rules& rules() const noexcept { return rules_; }
   [[nodiscard]] __device__ peer_table& table() noexcept { return memory_.table; }
-  [[nodiscard]] __device__ std::int32_t* heard() noexcept { return memory_.heard; }
 
   /// The same threads among the first `count` blocks only.
   [[nodiscard]] __device__ gpu_block narrowed(std::uint32_t count) const noexcept {
@@ -121,6 +119,7 @@ public:
   }
 
   __device__ void sync() noexcept { __syncthreads(); }
+  __device__ void sync_warp() noexcept { __syncwarp(); }
   [[nodiscard]] __device__ bool sync_or(bool mine) noexcept { return __syncthreads_or(mine) != 0; }
   [[nodiscard]] __device__ bool all(bool mine) const noexcept {
     return __all_sync(0xffffffffu, mine) != 0;
@@ -128,16 +127,16 @@ public:
   [[nodiscard]] __device__ bool any(bool mine) const noexcept {
     return __any_sync(0xffffffffu, mine) != 0;
   }
-  [[nodiscard]] __device__ std::uint64_t warp() const noexcept {
-    return std::uint64_t{threadIdx.x / 32} * count_ + index_;
+  [[nodiscard]] __device__ std::uint32_t warp() const noexcept {
+    return threadIdx.x / 32 * count_ + index_;
   }
-  [[nodiscard]] __device__ std::uint64_t warps() const noexcept {
-    return std::uint64_t{Threads / 32} * count_;
+  [[nodiscard]] __device__ std::uint32_t warps() const noexcept {
+    return blockDim.x / 32 * count_;
   }
-  [[nodiscard]] __device__ std::uint64_t line_in_warp() const noexcept {
+  [[nodiscard]] __device__ std::uint32_t line_in_warp() const noexcept {
     return threadIdx.x / 8 % lines_per_warp;
   }
-  [[nodiscard]] __device__ std::uint64_t first_part() const noexcept {
+  [[nodiscard]] __device__ std::uint32_t first_part() const noexcept {
     return threadIdx.x % 8 * part_words;
   }
 
@@ -205,7 +204,7 @@ public:
                            reinterpret_cast<std::uintptr_t>(to[0]) | bytes;
     if (from.stride == from.row_bytes && addresses % 16 == 0) {
       const std::uint64_t words = bytes / 16;
-      if (words >= std::uint64_t{count_} * Threads * 4) {
+      if (words >= std::uint64_t{count_} * blockDim.x * 4) {
         push_words<8>(start, words, to, receivers);
       } else {
         push_words<1>(start, words, to, receivers);
@@ -229,17 +228,19 @@ public:
                            reinterpret_cast<std::uintptr_t>(from[0]) | bytes;
     if (to.stride != to.row_bytes || addresses % 16 != 0) return false;
     const std::uint64_t words = bytes / 16;
-    if (sources == 2) {
-      pull_words<Sum, 2, 8>(from, sources, start, words);
+    if (sources <= 2) {
+      pull_few<Sum, 2, 8>(from, sources, start, words);
+    } else if (sources <= 4) {
+      pull_few<Sum, 4, 4>(from, sources, start, words);
     } else {
-      pull_words<Sum, 4, 4>(from, sources, start, words);
+      pull_many<Sum, 8>(from, sources, start, words);
     }
     return true;
   }
 
 private:
   [[nodiscard]] __device__ worker_id worker() const noexcept {
-    return {std::uint64_t{index_} * Threads + threadIdx.x, std::uint64_t{count_} * Threads};
+    return {std::uint64_t{index_} * blockDim.x + threadIdx.x, std::uint64_t{count_} * blockDim.x};
   }
   [[nodiscard]] __device__ static std::uint64_t packed(const peer_flag& flag) noexcept {
     return std::uint64_t{flag.rows} | (std::uint64_t{flag.shape} << 32);
@@ -253,7 +254,8 @@ private:
   __device__ void push_words(const std::byte* from, std::uint64_t words, std::byte* const* to,
                              std::int32_t receivers) noexcept {
     const std::uint64_t lane = threadIdx.x % 32;
-    for (std::uint64_t base = warp() * 32 * AtOnce; base < words; base += warps() * 32 * AtOnce) {
+    for (std::uint64_t base = std::uint64_t{warp()} * 32 * AtOnce; base < words;
+         base += std::uint64_t{warps()} * 32 * AtOnce) {
       ptx::words4 held[AtOnce];
 #pragma unroll
       for (int u = 0; u < AtOnce; ++u) {
@@ -270,53 +272,84 @@ private:
     }
   }
 
+  /// Up to `Sources` sources: all words in hand, a sum lives no longer than its word.
   template <class Sum, int Sources, int AtOnce>
-  __device__ void pull_words(const std::byte* const* from, std::int32_t sources, std::byte* to,
-                             std::uint64_t words) noexcept {
-    const std::uint64_t lane = threadIdx.x % 32;
-    const std::uint64_t stride = warps() * 32;
-    for (std::uint64_t base = warp() * 32 + lane; base < words; base += stride * AtOnce) {
-      word_sum<Sum> total[AtOnce][2];
-      for (std::int32_t first = 0; first < sources; first += Sources) {
-        ptx::words4 held[Sources][AtOnce];
+  __device__ void pull_few(const std::byte* const* from, std::int32_t sources, std::byte* to,
+                           std::uint64_t words) noexcept {
+    const std::uint64_t stride = std::uint64_t{warps()} * 32;
+    const std::byte* near[Sources]; // in registers: a list would be read again after every store
 #pragma unroll
-        for (int k = 0; k < Sources; ++k) {
+    for (int k = 0; k < Sources; ++k) near[k] = from[k < sources ? k : 0];
+    for (std::uint64_t base = std::uint64_t{warp()} * 32 + threadIdx.x % 32; base < words;
+         base += stride * AtOnce) {
+      ptx::words4 held[Sources][AtOnce];
 #pragma unroll
-          for (int u = 0; u < AtOnce; ++u) {
-            const std::uint64_t w = base + static_cast<std::uint64_t>(u) * stride;
-            if (first + k < sources && w < words)
-              held[k][u] = ptx::load_peer(from[first + k] + w * 16);
-          }
-        }
+      for (int k = 0; k < Sources; ++k) {
 #pragma unroll
-        for (int k = 0; k < Sources; ++k) {
-          if (first + k >= sources) continue;
-#pragma unroll
-          for (int u = 0; u < AtOnce; ++u) {
-            const std::uint64_t low = held[k][u].x | (std::uint64_t{held[k][u].y} << 32);
-            const std::uint64_t high = held[k][u].z | (std::uint64_t{held[k][u].w} << 32);
-            if (first + k == 0) {
-              total[u][0].start(low);
-              total[u][1].start(high);
-            } else {
-              total[u][0].add(low);
-              total[u][1].add(high);
-            }
-          }
+        for (int u = 0; u < AtOnce; ++u) {
+          const std::uint64_t w = base + static_cast<std::uint64_t>(u) * stride;
+          if (k < sources && w < words) held[k][u] = ptx::load_peer(near[k] + w * 16);
         }
       }
 #pragma unroll
       for (int u = 0; u < AtOnce; ++u) {
         const std::uint64_t w = base + static_cast<std::uint64_t>(u) * stride;
-        if (w >= words) continue;
-        const std::uint64_t low = total[u][0].get();
-        const std::uint64_t high = total[u][1].get();
-        ptx::store(to + w * 16,
-                   ptx::words4{static_cast<std::uint32_t>(low), static_cast<std::uint32_t>(low >> 32),
-                               static_cast<std::uint32_t>(high),
-                               static_cast<std::uint32_t>(high >> 32)});
+        if (w >= words) break;
+        word_sum<Sum> low, high;
+        low.start(low_of(held[0][u]));
+        high.start(high_of(held[0][u]));
+#pragma unroll
+        for (int k = 1; k < Sources; ++k) {
+          if (k >= sources) continue;
+          low.add(low_of(held[k][u]));
+          high.add(high_of(held[k][u]));
+        }
+        store_sums(to + w * 16, low, high);
       }
     }
+  }
+  /// Any number of sources, `Sources` at a time.
+  template <class Sum, int Sources>
+  __device__ void pull_many(const std::byte* const* from, std::int32_t sources, std::byte* to,
+                            std::uint64_t words) noexcept {
+    const std::uint64_t stride = std::uint64_t{warps()} * 32;
+    for (std::uint64_t w = std::uint64_t{warp()} * 32 + threadIdx.x % 32; w < words; w += stride) {
+      word_sum<Sum> low, high;
+      for (std::int32_t first = 0; first < sources; first += Sources) {
+        ptx::words4 held[Sources];
+#pragma unroll
+        for (int k = 0; k < Sources; ++k)
+          if (first + k < sources) held[k] = ptx::load_peer(from[first + k] + w * 16);
+#pragma unroll
+        for (int k = 0; k < Sources; ++k) {
+          if (first + k >= sources) continue;
+          if (first + k == 0) {
+            low.start(low_of(held[k]));
+            high.start(high_of(held[k]));
+          } else {
+            low.add(low_of(held[k]));
+            high.add(high_of(held[k]));
+          }
+        }
+      }
+      store_sums(to + w * 16, low, high);
+    }
+  }
+  [[nodiscard]] __device__ static std::uint64_t low_of(const ptx::words4& words) noexcept {
+    return words.x | (std::uint64_t{words.y} << 32);
+  }
+  [[nodiscard]] __device__ static std::uint64_t high_of(const ptx::words4& words) noexcept {
+    return words.z | (std::uint64_t{words.w} << 32);
+  }
+  template <class Sum>
+  __device__ static void store_sums(std::byte* to, const word_sum<Sum>& low_sum,
+                                    const word_sum<Sum>& high_sum) noexcept {
+    const std::uint64_t low = low_sum.get();
+    const std::uint64_t high = high_sum.get();
+    ptx::store(to, ptx::words4{static_cast<std::uint32_t>(low),
+                               static_cast<std::uint32_t>(low >> 32),
+                               static_cast<std::uint32_t>(high),
+                               static_cast<std::uint32_t>(high >> 32)});
   }
 
   std::uint32_t index_, count_;

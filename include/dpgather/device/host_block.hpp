@@ -28,32 +28,32 @@ public:
   static constexpr int lines_per_warp = 1;
   static constexpr int lines_at_once = 2;
 
-  /// `clock` gives the time of deadlines, in nanoseconds.
-  host_block(std::uint32_t index, std::uint32_t count, wait_clock& clock,
+  /// `clock` gives the time of deadlines, in nanoseconds; `table` is this block's alone.
+  host_block(std::uint32_t index, std::uint32_t count, wait_clock& clock, peer_table& table,
              const Rules& rules = {}) noexcept
-      : index_{index}, count_{count}, clock_{clock}, rules_{rules} {}
+      : index_{index}, count_{count}, clock_{clock}, rules_{rules}, table_{&table} {}
 
   [[nodiscard]] static constexpr std::uint32_t thread() noexcept { return 0; }
   [[nodiscard]] static constexpr std::uint32_t threads() noexcept { return 1; }
   [[nodiscard]] std::uint32_t block() const noexcept { return index_; }
   [[nodiscard]] std::uint32_t blocks() const noexcept { return count_; }
   [[nodiscard]] const Rules& rules() const noexcept { return rules_; }
-  [[nodiscard]] peer_table& table() noexcept { return table_; }
-  [[nodiscard]] std::int32_t* heard() noexcept { return heard_; }
+  [[nodiscard]] peer_table& table() noexcept { return *table_; }
 
   /// The same thread among the first `count` blocks only.
   [[nodiscard]] host_block narrowed(std::uint32_t count) const noexcept {
-    return {index_, count, clock_, rules_};
+    return {index_, count, clock_, *table_, rules_};
   }
 
   static void sync() noexcept {}
+  static void sync_warp() noexcept {}
   [[nodiscard]] static bool sync_or(bool mine) noexcept { return mine; }
   [[nodiscard]] static bool all(bool mine) noexcept { return mine; }
   [[nodiscard]] static bool any(bool mine) noexcept { return mine; }
-  [[nodiscard]] std::uint64_t warp() const noexcept { return index_; }
-  [[nodiscard]] std::uint64_t warps() const noexcept { return count_; }
-  [[nodiscard]] static constexpr std::uint64_t line_in_warp() noexcept { return 0; }
-  [[nodiscard]] static constexpr std::uint64_t first_part() noexcept { return 0; }
+  [[nodiscard]] std::uint32_t warp() const noexcept { return index_; }
+  [[nodiscard]] std::uint32_t warps() const noexcept { return count_; }
+  [[nodiscard]] static constexpr std::uint32_t line_in_warp() noexcept { return 0; }
+  [[nodiscard]] static constexpr std::uint32_t first_part() noexcept { return 0; }
 
   /// Released here: a header also says that this rank's reads are over.
   static void post(peer_flag* to, const peer_flag& flag) noexcept {
@@ -132,8 +132,7 @@ private:
   std::uint32_t index_, count_;
   wait_clock& clock_;
   Rules rules_;
-  peer_table table_{};
-  std::int32_t heard_[max_peer_ranks]{};
+  peer_table* table_;
 };
 
 } // namespace dpgather::inline v0

@@ -7,6 +7,7 @@
 #include <dpgather/config.hpp>
 #include <dpgather/device/peer_lines.hpp>
 #include <dpgather/device/peer_rows.hpp>
+#include <dpgather/device/row_words.hpp>
 #include <dpgather/fill.hpp>
 #include <dpgather/protocol/peer_call.hpp>
 
@@ -36,55 +37,72 @@ struct peer_combine {
   DPGATHER_HOST_DEVICE void operator()(Block& block) const noexcept {
     using rules = typename Block::rules_type;
     peer_call<Block> call{block, rows.lane, rows.shape};
-    const peer_table& table = block.table();
+    peer_table& table = block.table();
     peer_state& state = call.state();
     const std::int32_t own = rows.lane.rank();
 
+    // 1. Counts, which the gather before has told, and whose rows lie where.
     const std::uint64_t used[2] = {block.word(&state.input_used[0]),
                                    block.word(&state.input_used[1])};
+    DPGATHER_ROLLED
+    for (auto d = static_cast<std::int32_t>(block.thread()); d < rows.dp_size;
+         d += static_cast<std::int32_t>(block.threads()))
+      table.rows[d] = block.word(&rows.live->rows[d]);
     const std::int32_t which =
         choose(input, rows.lane.layout.input_count, used[0], call.epoch());
-    const auto count = [&](std::int32_t d) { return block.word(&rows.live->rows[d]); };
-    if (!call.poisoned()) {
+    (void)call.began_poisoned();
+    block.sync_warp();
+    rows.fill_table(call, block, 1);
+    if (rules::alternates && block.thread() == 0 && used[which] + 1 == call.epoch())
+      call.fail(errc::aliasing, subject::global, -1, which, rows.lane.layout.input_count);
+    if (block.sync_or(call.failed())) return empty(block);
+    if (block.block() == 0) {
       // Peers with many rows read the input: what the FFN wrote must be there with the header.
       bool read_by_peers = false;
-      for (std::int32_t d = 0; d < rows.dp_size; ++d)
-        read_by_peers = read_by_peers || count(d) > rows.lane.layout.line_rows;
-      call.send_headers(static_cast<std::uint32_t>(count(rows.dp_rank)), read_by_peers);
-      rows.fill_table(call, block, count);
-      if (rules::alternates && block.thread() == 0 && used[which] + 1 == call.epoch())
-        call.fail(errc::aliasing, subject::global, -1, which, rows.lane.layout.input_count);
+      DPGATHER_ROLLED
+      for (std::int32_t r = 0; r < rows.lane.ranks(); ++r)
+        read_by_peers = read_by_peers || !table.share[r].lines;
+      call.send_headers(static_cast<std::uint32_t>(table.counts.rows[rows.dp_rank]),
+                        read_by_peers);
     }
-    if (block.sync_or(call.failed())) return empty(block);
-    const peer_share share = table.share[own];
+    const bool lines = table.share[own].lines;
 
-    // 1. Addends out, to those who have few rows.
+    // 2. Addends out, to those who have few rows.
+    const std::uint32_t row_bytes = rows.lane.layout.row_bytes[0];
+    const std::uint64_t inputs = rows.lane.layout.inputs[which];
+    DPGATHER_ROLLED
     for (std::int32_t i = 1; i < rows.lane.ranks(); ++i) {
       const std::int32_t r = rows.lane.neighbour(i);
-      if (!table.share[r].lines) continue;
-      const row_words<const std::byte> addends{addends_of(own, which), table.share[r].in_view()};
+      const peer_share& share = table.share[r];
+      if (!share.lines) continue;
+      const std::uint32_t bytes = rows.bytes(0, share.count);
+      const std::uint32_t count = peer_layout::lines_of(bytes);
+      const row_words<const std::byte> addends{rows.place(own, inputs, 0, share), row_bytes, bytes};
       const auto deliver = [&](auto store) { store(rows.lines(r, call.slot(), own, 0)); };
-      if (are_few(block, peer_layout::lines_of(addends.bytes()))) {
-        send_lines<1>(block, call.epoch(), addends, deliver);
+      if (are_few(block, count)) {
+        send_lines<1>(block, call.epoch(), count, addends, deliver);
       } else {
-        send_lines<Block::lines_at_once>(block, call.epoch(), addends, deliver);
+        send_lines<Block::lines_at_once>(block, call.epoch(), count, addends, deliver);
       }
     }
     block.rules().at(peer_point::sent, block);
-    const std::int32_t n = table.counts.rows[rows.dp_rank];
-    detail::fill_rows(local, row_range{n, rows.local_rows - n},
-                      tail_fill<rules>(), rows.worker(block));
+    if (rules::fills_tails) {
+      const std::int32_t n = table.counts.rows[rows.dp_rank];
+      if (n < rows.local_rows)
+        detail::fill_rows(local, row_range{n, rows.local_rows - n}, fill, rows.worker(block));
+    }
     block.rules().at(peer_point::waiting, block);
 
-    // 2. The sum of this rank's share.
+    // 3. The sum of this rank's share.
     bool ok = true;
-    if (share.lines) {
-      ok = sum_share(block, call, share.own, [&](std::int32_t r) {
+    if (lines) {
+      ok = sum_share(block, call, [&](std::int32_t r) {
         sum_source out;
         out.rank = r;
         if (r == own) {
-          out.rows = addends_of(own, which);
-          out.which = share.in_view();
+          out.data = rows.place(own, inputs, 0, table.share[own]);
+          out.row_bytes = row_bytes;
+          out.stride = row_bytes;
         } else {
           out.lines = rows.lines(own, call.slot(), r, 0);
         }
@@ -93,70 +111,78 @@ struct peer_combine {
     } else {
       call.wait_headers(true, [](std::int32_t, const peer_flag&) {});
       if (block.sync_or(call.failed())) return empty(block);
-      const std::byte* from[max_peer_ranks];
-      const std::uint64_t start = static_cast<std::uint64_t>(share.place) *
-                                  rows.lane.layout.row_bytes[0];
-      for (std::int32_t r = 0; r < rows.lane.ranks(); ++r)
-        from[r] = addends_of(r, which).data + start;
-      if (rows.tp_size > 1 || !block.template pull<Sum>(from, rows.lane.ranks(), local, share.own)) {
-        ok = sum_share(block, call, share.own, [&](std::int32_t r) {
+      if (rows.tp_size > 1 || !pull(block, inputs)) {
+        ok = sum_share(block, call, [&](std::int32_t r) {
           sum_source out;
           out.rank = r;
-          out.rows = addends_of(r, which);
-          out.which = share.in_view();
+          out.data = rows.place(r, inputs, 0, table.share[own]);
+          out.row_bytes = row_bytes;
+          out.stride = row_bytes;
           return out;
         });
       }
     }
 
-    // 3. The shares of the attention-TP peers.
+    // 4. The shares of the attention-TP peers.
     for (std::int32_t i = 1; ok && i < rows.tp_size; ++i) {
       const std::int32_t t = rows.tp_neighbour(i);
       const std::int32_t r = rows.tp_peer(t);
-      const row_words<std::byte> to{local, table.share[r].own};
-      ok = receive_lines<1>(block, call, r, rows.tp_lines(own, call.slot(), t), to);
+      const peer_share& share = table.share[r];
+      ok = receive_lines<1>(block, call, r, peer_layout::lines_of(rows.bytes(0, share.count)),
+                            rows.tp_lines(own, call.slot(), t), local_share(share));
     }
     if (ok && block.block() == 0)
       call.wait_headers(false, [&](std::int32_t r, const peer_flag& header) {
         rows.check_header(call, table, r, header);
       });
-    if (!call.end(!share.lines)) return empty(block);
+    if (!call.end(!lines)) return empty(block);
     if (block.block() == 0 && block.thread() == 0)
       block.set(&state.input_used[which], call.epoch());
   }
 
 private:
-  template <class Rules>
-  [[nodiscard]] DPGATHER_HOST_DEVICE fill_word tail_fill() const noexcept {
-    fill_word out = fill;
-    if constexpr (!Rules::fills_tails) out.leave = true;
-    return out;
+  /// A share of the local rows.
+  [[nodiscard]] DPGATHER_HOST_DEVICE row_words<std::byte>
+  local_share(const peer_share& share) const noexcept {
+    return {local.data + static_cast<std::uint32_t>(share.first) * local.stride,
+            rows.lane.layout.row_bytes[0], local.stride, rows.bytes(0, share.count)};
   }
-  [[nodiscard]] DPGATHER_HOST_DEVICE detail::row_places<const std::byte>
-  addends_of(std::int32_t r, std::int32_t which) const noexcept {
-    const std::uint64_t row_bytes = rows.lane.layout.row_bytes[0];
-    return {rows.lane.at(r, rows.lane.layout.inputs[which]), row_bytes, row_bytes};
+
+  /// Sums rows that peers hold, in wide words; false when they do not fit, and nothing was done.
+  template <class Block>
+  [[nodiscard]] DPGATHER_HOST_DEVICE bool pull(Block& block,
+                                               std::uint64_t inputs) const noexcept {
+    const peer_share& share = block.table().share[rows.lane.rank()];
+    const std::byte* from[max_peer_ranks];
+    DPGATHER_ROLLED
+    for (std::int32_t r = 0; r < rows.lane.ranks(); ++r)
+      from[r] = rows.place(r, inputs, 0, share);
+    return block.template pull<Sum>(from, rows.lane.ranks(), local,
+                                    row_range{share.first, share.count});
   }
 
   /// Sums this rank's share into `local`, and sends it to the attention-TP peers.
   template <class Block, class Source>
   [[nodiscard]] DPGATHER_HOST_DEVICE bool sum_share(Block& block, peer_call<Block>& call,
-                                                    row_range share,
                                                     Source source) const noexcept {
-    const row_words<std::byte> to{local, share};
+    const peer_share& mine = block.table().share[rows.lane.rank()];
+    const std::uint32_t bytes = rows.bytes(0, mine.count);
+    const std::uint32_t lines = peer_layout::lines_of(bytes);
+    const row_words<std::byte> to = local_share(mine);
     const auto deliver = [&](const auto& window, const auto& sums) {
-      window.for_each_word(to.words(), [&](int u, int w, std::uint64_t word) {
+      window.for_each_word(to.words(), [&](int u, int w, std::uint32_t word) {
         to.put(word, sums.word[u][w]);
       });
       for (std::int32_t i = 1; i < rows.tp_size; ++i)
         store_batch(block, window, sums,
                     rows.tp_lines(rows.tp_peer(rows.tp_neighbour(i)), call.slot(), rows.tp_rank));
     };
-    if (rows.lane.ranks() > 2)
-      return sum_lines<Sum, 1, 4>(block, call, to.bytes(), rows.lane.ranks(), source, deliver);
-    if (are_few(block, peer_layout::lines_of(to.bytes())))
-      return sum_lines<Sum, 1, 2>(block, call, to.bytes(), rows.lane.ranks(), source, deliver);
-    return sum_lines<Sum, Block::lines_at_once, 2>(block, call, to.bytes(), rows.lane.ranks(),
+    const std::int32_t ranks = rows.lane.ranks();
+    if (ranks > 2)
+      return sum_lines<Sum, 1, 4>(block, call, lines, bytes, ranks, source, deliver);
+    if (are_few(block, lines))
+      return sum_lines<Sum, 1, 2>(block, call, lines, bytes, ranks, source, deliver);
+    return sum_lines<Sum, Block::lines_at_once, 2>(block, call, lines, bytes, ranks,
                                                    source, deliver);
   }
 

@@ -19,29 +19,29 @@ namespace dpgather::inline v0 {
 
 namespace detail {
 
-inline constexpr int peer_threads = 512;
+inline constexpr int most_peer_threads = 512;
 
 /// One rank's call. Hidden, as all kernels of the library (see `run_job`).
 template <class Job, class Rules>
-__global__ void __launch_bounds__(peer_threads, 1) __attribute__((visibility("hidden")))
+__global__ void __launch_bounds__(most_peer_threads, 1) __attribute__((visibility("hidden")))
 run_peer_job(const __grid_constant__ Job job, const __grid_constant__ Rules rules) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   cudaGridDependencySynchronize(); // nothing unless launched as dependent
   cudaTriggerProgrammaticLaunchCompletion();
 #endif
   __shared__ gpu_block_memory memory;
-  gpu_block<Rules, peer_threads> block{blockIdx.x, gridDim.x, rules, memory};
+  gpu_block<Rules> block{blockIdx.x, gridDim.x, rules, memory};
   job(block);
 }
 
 /// The calls of several ranks on one GPU: block groups of one cooperative launch, so that all of
 /// them are resident and may wait for each other.
 template <class Job, class Rules>
-__global__ void __launch_bounds__(peer_threads, 1) __attribute__((visibility("hidden")))
+__global__ void __launch_bounds__(most_peer_threads, 1) __attribute__((visibility("hidden")))
 run_virtual_ranks(const Job* jobs, std::uint32_t blocks_of_rank,
                   const __grid_constant__ Rules rules) {
   __shared__ gpu_block_memory memory;
-  gpu_block<Rules, peer_threads> block{blockIdx.x % blocks_of_rank, blocks_of_rank, rules, memory};
+  gpu_block<Rules> block{blockIdx.x % blocks_of_rank, blocks_of_rank, rules, memory};
   jobs[blockIdx.x / blocks_of_rank](block);
 }
 
@@ -50,6 +50,7 @@ run_virtual_ranks(const Job* jobs, std::uint32_t blocks_of_rank,
 /// How a peer call is launched.
 struct peer_launch {
   std::int32_t blocks = 1;     ///< 1 to `max_peer_blocks`, equal on all ranks
+  std::int32_t threads = 512;  ///< of a block: 128, 256 or 512, equal on all ranks
   bool dependent = false;      ///< programmatic dependent launch: starts while its predecessor ends
   bool remote_domain = true;   ///< its system fences wait for no other kernel's stores
 };
@@ -61,7 +62,7 @@ template <class Job, class Rules = peer_rules>
   static_assert(sizeof(Job) + sizeof(Rules) <= 4096, "kernel parameters hold 4 KiB on every GPU");
   cudaLaunchConfig_t config{};
   config.gridDim = dim3{static_cast<unsigned>(how.blocks)};
-  config.blockDim = dim3{detail::peer_threads};
+  config.blockDim = dim3{static_cast<unsigned>(how.threads)};
   config.stream = stream;
   cudaLaunchAttribute attributes[2]{};
   unsigned count = 0;
@@ -95,7 +96,7 @@ template <class Job, class Rules = peer_rules>
     return bad;
   if (status bad = cuda_status(cudaOccupancyMaxActiveBlocksPerMultiprocessor(
                                    &resident, detail::run_virtual_ranks<Job, Rules>,
-                                   detail::peer_threads, 0),
+                                   detail::most_peer_threads, 0),
                                where);
       !bad)
     return bad;
@@ -108,7 +109,7 @@ template <class Job, class Rules = peer_rules>
             .where = where};
   cudaLaunchConfig_t config{};
   config.gridDim = dim3{static_cast<unsigned>(blocks)};
-  config.blockDim = dim3{detail::peer_threads};
+  config.blockDim = dim3{detail::most_peer_threads};
   config.stream = stream;
   cudaLaunchAttribute attribute{};
   attribute.id = cudaLaunchAttributeCooperative;

@@ -8,6 +8,7 @@
 #include <dpgather/device/masks.hpp>
 #include <dpgather/device/peer_lines.hpp>
 #include <dpgather/device/peer_rows.hpp>
+#include <dpgather/device/row_words.hpp>
 #include <dpgather/fill.hpp>
 #include <dpgather/protocol/peer_call.hpp>
 
@@ -40,61 +41,62 @@ struct peer_gather {
   DPGATHER_HOST_DEVICE void operator()(Block& block) const noexcept {
     using rules = typename Block::rules_type;
     peer_call<Block> call{block, rows.lane, rows.shape};
-    const peer_table& table = block.table();
-    const std::int32_t own = rows.lane.rank();
-
-    // 1. Word to everybody, first of all, unless an error stands. Then whose rows lie where.
-    const std::uint64_t used = block.word(&call.state().view_used);
+    peer_table& table = block.table();
     const bool exchanged = rows.source == counts_kind::exchanged;
+
+    // 1. Counts: this rank's, and those that it knows of others. Loads together, before any is used.
+    const std::uint64_t used = block.word(&call.state().view_used);
     const std::int32_t mine = block.word(&rows.live->rows[rows.dp_rank]);
-    if (!call.poisoned()) {
+    DPGATHER_ROLLED
+    for (auto d = static_cast<std::int32_t>(block.thread()); !exchanged && d < rows.dp_size;
+         d += static_cast<std::int32_t>(block.threads()))
+      table.rows[d] = block.word(&rows.live->rows[d]);
+    const peer_share share = rows.share_of(rows.fits(mine) ? mine : 0, rows.tp_rank);
+    if (!block.any(call.began_poisoned())) {
       call.send_headers(static_cast<std::uint32_t>(mine), false);
+      // In lines rows need nobody's count but their own: they leave before anything else is known.
+      DPGATHER_ROLLED
+      for (std::int32_t t = 0; !owes_sum && share.lines && mine <= rows.local_rows && t < tensors;
+           ++t)
+        send_in_lines(block, call, t, share);
       if (exchanged) {
         // One more way over the wire: nobody knows where its rows begin before.
         call.wait_headers(false, [&](std::int32_t r, const peer_flag& header) {
-          block.heard()[r] = static_cast<std::int32_t>(header.rows);
+          table.rows[r] = static_cast<std::int32_t>(header.rows);
         });
-        if (block.thread() == 0) block.heard()[own] = mine;
-      } else {
-        rows.fill_table(call, block,
-                        [&](std::int32_t d) { return block.word(&rows.live->rows[d]); });
+        if (block.thread() == 0) table.rows[rows.lane.rank()] = mine;
       }
     }
-    if (block.sync_or(call.failed())) return empty(block);
-    if (exchanged) {
-      rows.fill_table(call, block,
-                      [&](std::int32_t d) { return block.heard()[d * rows.tp_size]; });
-      if (block.sync_or(call.failed())) return empty(block);
-    }
-    const peer_share share = table.share[own];
 
-    // 2. A view that the last call gave away may still be read: its owner's header says when not.
-    if (!share.lines && rules::handshakes && used + 1 == call.epoch() && !exchanged) {
+    // 2. Whose rows lie where. One warp has read the counts, and knows.
+    if (exchanged && block.sync_or(call.failed())) return empty(block);
+    block.sync_warp();
+    rows.fill_table(call, block, exchanged ? rows.tp_size : 1);
+    if (block.sync_or(call.failed())) return empty(block);
+    const bool lines = share.lines;
+
+    // 3. A view that the last call gave away may still be read: its owner's header says when not.
+    if (!lines && rules::handshakes && used + 1 == call.epoch() && !exchanged) {
       call.wait_headers(false, [](std::int32_t, const peer_flag&) {});
       if (block.sync_or(call.failed())) return empty(block);
     }
 
-    // 3. Rows out.
+    // 4. Rows out.
     bool ok = true;
     if constexpr (owes_sum) {
-      ok = send_sums(block, call, share);
+      ok = send_sums(block, call, lines);
     } else {
-      for (std::int32_t t = 0; t < tensors; ++t) {
-        if (share.lines) {
-          send_in_lines(block, call, t, share.own);
-        } else {
-          store(block, t, share);
-        }
-      }
+      DPGATHER_ROLLED
+      for (std::int32_t t = 0; !lines && t < tensors; ++t) store(block, t);
     }
     block.rules().at(peer_point::sent, block);
-    if (!share.lines) {
+    if (!lines) {
       if (block.sync_or(!ok)) return empty(block);
       call.publish_flags();
     }
     block.rules().at(peer_point::published, block);
 
-    // 4. What is nobody else's: own rows, tails, masks.
+    // 5. What is nobody else's: own rows, tails, masks.
     if constexpr (!owes_sum) copy_own(block);
     if (rules::fills_tails) fill_view_tails(block);
     if (writes_masks) {
@@ -105,15 +107,18 @@ struct peer_gather {
     if (block.block() == 0 && rows.source != counts_kind::agreed) tell_counts(block);
     block.rules().at(peer_point::waiting, block);
 
-    // 5. Rows in.
+    // 6. Rows in.
     bool stored = false;
+    DPGATHER_ROLLED
     for (std::int32_t i = 1; ok && i < rows.lane.ranks(); ++i) {
       const std::int32_t r = rows.lane.neighbour(i);
-      const peer_share& from = table.share[r];
       if (!brings(r)) continue;
-      stored = stored || !from.lines;
-      for (std::int32_t t = 0; ok && from.lines && t < tensors; ++t)
-        ok = receive(block, call, t, r, from.in_view());
+      if (!table.share[r].lines) {
+        stored = true;
+        continue;
+      }
+      DPGATHER_ROLLED
+      for (std::int32_t t = 0; ok && t < tensors; ++t) ok = receive(block, call, t, r);
     }
     if (ok && stored)
       call.wait_flags([&](std::int32_t r) { return brings(r) && !table.share[r].lines; });
@@ -131,112 +136,133 @@ private:
   [[nodiscard]] DPGATHER_HOST_DEVICE bool brings(std::int32_t r) const noexcept {
     return owes_sum || rows.tp_size == 1 || r < rows.tp_peer(0) || r >= rows.tp_peer(rows.tp_size);
   }
+  /// A share of the local rows.
+  [[nodiscard]] DPGATHER_HOST_DEVICE row_words<const std::byte>
+  local_share(const peer_share& share, std::int32_t t) const noexcept {
+    return {local[t].data + static_cast<std::uint32_t>(share.first) * local[t].stride,
+            rows.lane.layout.row_bytes[t], local[t].stride, rows.bytes(t, share.count)};
+  }
 
   template <class Block>
   DPGATHER_HOST_DEVICE void send_in_lines(Block& block, peer_call<Block>& call, std::int32_t t,
-                                          row_range share) const noexcept {
-    const row_words<const std::byte> from{local[t], share};
+                                          const peer_share& share) const noexcept {
+    const std::uint32_t lines = peer_layout::lines_of(rows.bytes(t, share.count));
+    const row_words<const std::byte> from = local_share(share, t);
     const auto deliver = [&](auto store) {
+      DPGATHER_ROLLED
       for (std::int32_t i = 1; i < rows.lane.ranks(); ++i) {
         const std::int32_t r = rows.lane.neighbour(i);
         if (brings(r)) store(rows.lines(r, call.slot(), rows.lane.rank(), t));
       }
     };
-    if (are_few(block, peer_layout::lines_of(from.bytes()))) {
-      send_lines<1>(block, call.epoch(), from, deliver);
+    if (are_few(block, lines)) {
+      send_lines<1>(block, call.epoch(), lines, from, deliver);
     } else {
-      send_lines<Block::lines_at_once>(block, call.epoch(), from, deliver);
+      send_lines<Block::lines_at_once>(block, call.epoch(), lines, from, deliver);
     }
   }
   template <class Block>
   [[nodiscard]] DPGATHER_HOST_DEVICE bool receive(Block& block, peer_call<Block>& call,
-                                                  std::int32_t t, std::int32_t r,
-                                                  row_range place) const noexcept {
-    const row_words<std::byte> to{rows.view(rows.lane.rank(), t), place};
-    const std::byte* const from = rows.lines(rows.lane.rank(), call.slot(), r, t);
-    if (are_few(block, peer_layout::lines_of(to.bytes())))
-      return receive_lines<1>(block, call, r, from, to);
-    return receive_lines<Block::lines_at_once>(block, call, r, from, to);
+                                                  std::int32_t t, std::int32_t r) const noexcept {
+    const peer_share& share = block.table().share[r];
+    const std::uint32_t bytes = rows.bytes(t, share.count);
+    const std::uint32_t lines = peer_layout::lines_of(bytes);
+    const std::int32_t own = rows.lane.rank();
+    const row_words<std::byte> to{rows.place(own, rows.lane.layout.views[t], t, share),
+                                  rows.lane.layout.row_bytes[t], bytes};
+    const std::byte* const from = rows.lines(own, call.slot(), r, t);
+    if (are_few(block, lines)) return receive_lines<1>(block, call, r, lines, from, to);
+    return receive_lines<Block::lines_at_once>(block, call, r, lines, from, to);
   }
 
   /// Many rows, straight into the peers' views.
   template <class Block>
-  DPGATHER_HOST_DEVICE void store(Block& block, std::int32_t t,
-                                  const peer_share& share) const noexcept {
+  DPGATHER_HOST_DEVICE void store(Block& block, std::int32_t t) const noexcept {
+    const peer_share& share = block.table().share[rows.lane.rank()];
     std::byte* to[max_peer_ranks];
     std::int32_t receivers = 0;
+    DPGATHER_ROLLED
     for (std::int32_t i = 1; i < rows.lane.ranks(); ++i) {
       const std::int32_t r = rows.lane.neighbour(i);
-      if (brings(r)) to[receivers++] = place(r, t, share.place);
+      if (brings(r)) to[receivers++] = rows.place(r, rows.lane.layout.views[t], t, share);
     }
-    block.push(local[t], share.own, to, receivers);
-  }
-  [[nodiscard]] DPGATHER_HOST_DEVICE std::byte* place(std::int32_t r, std::int32_t t,
-                                                      std::int64_t row) const noexcept {
-    return rows.view(r, t).data + static_cast<std::uint64_t>(row) * rows.lane.layout.row_bytes[t];
+    block.push(local[t], row_range{share.first, share.count}, to, receivers);
   }
 
   /// This rank's own rows; all of its data-parallel rank's, which every attention-TP peer has.
   template <class Block>
   DPGATHER_HOST_DEVICE void copy_own(Block& block) const noexcept {
-    const peer_share& first = block.table().share[rows.tp_peer(0)];
-    const std::int32_t n = block.table().counts.rows[rows.dp_rank];
+    const peer_table& table = block.table();
+    DPGATHER_ROLLED
     for (std::int32_t t = 0; t < tensors; ++t) {
-      std::byte* const to = place(rows.lane.rank(), t, first.place);
-      if (to != local[t].data) block.push(local[t], row_range{0, n}, &to, 1);
+      std::byte* const to = rows.place(rows.lane.rank(), rows.lane.layout.views[t], t,
+                                       table.share[rows.tp_peer(0)]);
+      if (to != local[t].data)
+        block.push(local[t], row_range{0, table.counts.rows[rows.dp_rank]}, &to, 1);
     }
   }
 
   template <class Block>
   DPGATHER_HOST_DEVICE void fill_view_tails(Block& block) const noexcept {
     const placement now = rows.places.with(block.table().counts);
-    for (std::int32_t t = 0; t < tensors; ++t) {
-      if (fill[t].leave) continue;
-      const detail::row_places<std::byte> view = rows.view(rows.lane.rank(), t);
-      now.for_each_tail([&](row_range tail) noexcept {
-        detail::fill_rows(view, tail, fill[t], rows.worker(block));
-      });
-    }
+    now.for_each_tail([&](row_range tail) noexcept {
+      if (tail.count <= 0) return;
+      for (std::int32_t t = 0; t < tensors; ++t)
+        detail::fill_rows(view(t), tail, fill[t], rows.worker(block));
+    });
+  }
+  /// A tensor's global rows.
+  [[nodiscard]] DPGATHER_HOST_DEVICE detail::row_places<std::byte>
+  view(std::int32_t t) const noexcept {
+    const std::uint32_t row_bytes = rows.lane.layout.row_bytes[t];
+    return {rows.lane.mine(rows.lane.layout.views[t]), row_bytes, row_bytes};
   }
 
   /// Partial rows: each attention-TP rank adds up its share of them and sends the sums.
   template <class Block>
   [[nodiscard]] DPGATHER_HOST_DEVICE bool send_sums(Block& block, peer_call<Block>& call,
-                                                    const peer_share& share) const noexcept {
+                                                    bool lines) const noexcept {
+    const peer_table& table = block.table();
     const std::int32_t own = rows.lane.rank();
     for (std::int32_t i = 1; i < rows.tp_size; ++i) {
       const std::int32_t r = rows.tp_peer(rows.tp_neighbour(i));
-      const row_words<const std::byte> addends{local[0], block.table().share[r].own};
-      send_lines<1>(block, call.epoch(), addends,
+      const peer_share& share = table.share[r];
+      send_lines<1>(block, call.epoch(), peer_layout::lines_of(rows.bytes(0, share.count)),
+                    local_share(share, 0),
                     [&](auto store) { store(rows.tp_lines(r, call.slot(), rows.tp_rank)); });
     }
-    const row_words<std::byte> here{rows.view(own, 0), share.in_view()};
+    const peer_share& mine = table.share[own];
+    const std::uint32_t row_bytes = rows.lane.layout.row_bytes[0];
+    const std::uint32_t bytes = rows.bytes(0, mine.count);
+    const std::uint64_t view = rows.lane.layout.views[0];
+    const row_words<std::byte> here{rows.place(own, view, 0, mine), row_bytes, bytes};
     const auto source = [&](std::int32_t t) {
       sum_source out;
       out.rank = rows.tp_peer(t);
       if (t == rows.tp_rank) {
-        out.rows = local[0];
-        out.which = share.own;
+        out.data = local[0].data + static_cast<std::uint32_t>(mine.first) * local[0].stride;
+        out.row_bytes = row_bytes;
+        out.stride = local[0].stride;
       } else {
         out.lines = rows.tp_lines(own, call.slot(), t);
       }
       return out;
     };
     return sum_lines<Sum, 1, 4>(
-        block, call, here.bytes(), rows.tp_size, source,
+        block, call, peer_layout::lines_of(bytes), bytes, rows.tp_size, source,
         [&](const auto& window, const auto& sums) {
           for (std::int32_t i = 1; i < rows.lane.ranks(); ++i) {
             const std::int32_t r = rows.lane.neighbour(i);
-            if (share.lines) {
+            if (lines) {
               store_batch(block, window, sums, rows.lines(r, call.slot(), own, 0));
             } else {
-              const row_words<std::byte> there{rows.view(r, 0), share.in_view()};
-              window.for_each_word(there.words(), [&](int u, int w, std::uint64_t word) {
+              const row_words<std::byte> there{rows.place(r, view, 0, mine), row_bytes, bytes};
+              window.for_each_word(there.words(), [&](int u, int w, std::uint32_t word) {
                 there.put(word, sums.word[u][w]);
               });
             }
           }
-          window.for_each_word(here.words(), [&](int u, int w, std::uint64_t word) {
+          window.for_each_word(here.words(), [&](int u, int w, std::uint32_t word) {
             here.put(word, sums.word[u][w]);
           });
         });
@@ -268,8 +294,8 @@ private:
       }
     }
     for (std::int32_t t = 0; t < tensors; ++t)
-      detail::fill_rows(rows.view(rows.lane.rank(), t), row_range{0, rows.places.global_rows()},
-                        fill_word{}, rows.worker(block));
+      detail::fill_rows(view(t), row_range{0, rows.places.global_rows()}, fill_word{},
+                        rows.worker(block));
   }
 };
 

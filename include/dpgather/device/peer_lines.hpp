@@ -78,47 +78,48 @@ class line_window {
 public:
   static constexpr int part_words = Block::part_words;
 
-  DPGATHER_HOST_DEVICE line_window(const Block& block, std::uint64_t base,
-                                   std::uint64_t lines) noexcept
+  DPGATHER_HOST_DEVICE line_window(const Block& block, std::uint32_t base,
+                                   std::uint32_t lines) noexcept
       : first_{base + block.line_in_warp()}, lines_{lines}, part_{block.first_part()} {}
 
-  [[nodiscard]] DPGATHER_HOST_DEVICE std::uint64_t line(int u) const noexcept {
-    return first_ + static_cast<std::uint64_t>(u) * Block::lines_per_warp;
+  [[nodiscard]] DPGATHER_HOST_DEVICE std::uint32_t line(int u) const noexcept {
+    return first_ + static_cast<std::uint32_t>(u * Block::lines_per_warp);
   }
   [[nodiscard]] DPGATHER_HOST_DEVICE bool has(int u) const noexcept { return line(u) < lines_; }
   /// Whether this lane's word `i` is the epoch.
   [[nodiscard]] DPGATHER_HOST_DEVICE bool is_epoch(int i) const noexcept {
-    return part_ + static_cast<std::uint64_t>(i) == line_words;
+    return part_ + static_cast<std::uint32_t>(i) == line_words;
   }
   /// Calls `visit(u, i, w)` for the data words that this lane holds, w below `words`.
   template <class Visit>
-  DPGATHER_HOST_DEVICE void for_each_word(std::uint64_t words, Visit visit) const noexcept {
+  DPGATHER_HOST_DEVICE void for_each_word(std::uint32_t words, Visit visit) const noexcept {
     for (int u = 0; u < Lines; ++u) {
       for (int i = 0; i < part_words; ++i) {
-        const std::uint64_t w = line(u) * line_words + part_ + static_cast<std::uint64_t>(i);
+        const std::uint32_t w = line(u) * line_words + part_ + static_cast<std::uint32_t>(i);
         if (!is_epoch(i) && w < words) visit(u, i, w);
       }
     }
   }
 
 private:
-  std::uint64_t first_, lines_, part_;
+  std::uint32_t first_, lines_, part_;
 };
 
 /// Calls `visit(line_window)` for all windows of this warp. All lanes of a warp take every turn.
 template <int Lines, class Block, class Visit>
-DPGATHER_HOST_DEVICE void for_each_window(const Block& block, std::uint64_t lines,
+DPGATHER_HOST_DEVICE void for_each_window(const Block& block, std::uint32_t lines,
                                           Visit visit) noexcept {
-  constexpr std::uint64_t turn = std::uint64_t{Block::lines_per_warp} * Lines;
-  const std::uint64_t stride = block.warps() * turn;
-  for (std::uint64_t base = block.warp() * turn; base < lines; base += stride)
+  constexpr std::uint32_t turn = Block::lines_per_warp * Lines;
+  const std::uint32_t stride = block.warps() * turn;
+  DPGATHER_ROLLED
+  for (std::uint32_t base = block.warp() * turn; base < lines; base += stride)
     visit(line_window<Block, Lines>{block, base, lines});
 }
 
 /// Whether so many lines are few: one for each lane group, so that all blocks take part; otherwise
 /// several at once hide each other's latency.
 template <class Block>
-[[nodiscard]] DPGATHER_HOST_DEVICE bool are_few(const Block& block, std::uint64_t lines) noexcept {
+[[nodiscard]] DPGATHER_HOST_DEVICE bool are_few(const Block& block, std::uint32_t lines) noexcept {
   return lines <= block.warps() * Block::lines_per_warp;
 }
 
@@ -128,7 +129,7 @@ DPGATHER_HOST_DEVICE void store_batch(Block& block, const line_window<Block, Lin
                                       const line_batch<Block, Lines>& batch,
                                       std::byte* to) noexcept {
   for (int u = 0; u < Lines; ++u)
-    block.store_line(to + window.line(u) * line_bytes, batch.word[u], window.has(u));
+    block.store_line(to + std::uint64_t{window.line(u)} * line_bytes, batch.word[u], window.has(u));
 }
 
 /// Looks at the lines at `from`; whether all of this lane's are of the epoch.
@@ -138,7 +139,7 @@ load_batch(Block& block, const line_window<Block, Lines>& window, line_batch<Blo
            const std::byte* from, std::uint64_t epoch) noexcept {
   bool here = true;
   for (int u = 0; u < Lines; ++u) {
-    if (window.has(u)) block.load_line(from + window.line(u) * line_bytes, batch.word[u]);
+    if (window.has(u)) block.load_line(from + std::uint64_t{window.line(u)} * line_bytes, batch.word[u]);
   }
   for (int u = 0; u < Lines; ++u) {
     for (int i = 0; i < Block::part_words; ++i)
@@ -156,7 +157,7 @@ DPGATHER_HOST_DEVICE void read_batch(const line_window<Block, Lines>& window,
     for (int i = 0; i < Block::part_words; ++i)
       batch.word[u][i] = window.is_epoch(i) ? epoch : 0;
   }
-  window.for_each_word(rows.words(), [&](int u, int i, std::uint64_t w) {
+  window.for_each_word(rows.words(), [&](int u, int i, std::uint32_t w) {
     batch.word[u][i] = rows.get(w);
   });
 }
@@ -164,11 +165,11 @@ DPGATHER_HOST_DEVICE void read_batch(const line_window<Block, Lines>& window,
 /// Sends rows in lines. `deliver(store)` calls `store(lines)` with the place of the first line at
 /// each receiver.
 template <int Lines, class Block, class Deliver>
-DPGATHER_HOST_DEVICE void send_lines(Block& block, std::uint64_t epoch,
+DPGATHER_HOST_DEVICE void send_lines(Block& block, std::uint64_t epoch, std::uint32_t lines,
                                      const row_words<const std::byte>& rows,
                                      Deliver deliver) noexcept {
   for_each_window<Lines>(
-      block, peer_layout::lines_of(rows.bytes()), [&](const line_window<Block, Lines>& window) {
+      block, lines, [&](const line_window<Block, Lines>& window) {
         line_batch<Block, Lines> batch;
         read_batch(window, batch, rows, epoch);
         deliver([&](std::byte* to) { store_batch(block, window, batch, to); });
@@ -179,88 +180,109 @@ DPGATHER_HOST_DEVICE void send_lines(Block& block, std::uint64_t epoch,
 /// failed.
 template <int Lines, class Block>
 [[nodiscard]] DPGATHER_HOST_DEVICE bool
-receive_lines(Block& block, peer_call<Block>& call, std::int32_t peer, const std::byte* from,
-              const row_words<std::byte>& rows) noexcept {
+receive_lines(Block& block, peer_call<Block>& call, std::int32_t peer, std::uint32_t lines,
+              const std::byte* from, const row_words<std::byte>& rows) noexcept {
   bool ok = true;
   for_each_window<Lines>(
-      block, peer_layout::lines_of(rows.bytes()), [&](const line_window<Block, Lines>& window) {
+      block, lines, [&](const line_window<Block, Lines>& window) {
         if (!ok) return;
         line_batch<Block, Lines> batch;
         ok = call.wait_together(peer, peer_point::received, [&] {
           return block.all(load_batch(block, window, batch, from, call.epoch()));
         });
         if (!ok) return;
-        window.for_each_word(rows.words(), [&](int u, int i, std::uint64_t w) {
+        window.for_each_word(rows.words(), [&](int u, int i, std::uint32_t w) {
           rows.put(w, batch.word[u][i]);
         });
       });
   return ok;
 }
 
-/// Sums rows of `sources` ranks in their order. `source(i)` fills in where the words of source i
-/// are: lines to wait for, or rows to read. `deliver(window, batch)` gets the sums, epoch included.
+/// One addend of a sum of rows: lines to wait for, or rows to read.
 struct sum_source {
   std::int32_t rank = 0;
   const std::byte* lines = nullptr; ///< null: in rows
-  detail::row_places<const std::byte> rows{};
-  row_range which{};
+  const std::byte* data = nullptr;
+  std::uint32_t row_bytes = 0;
+  std::uint64_t stride = 0;
 };
+
+/// Sums `bytes` bytes of rows of `sources` ranks in their order, `AtOnce` of them in flight (2: there
+/// are no more). `source(i)` says where those of
+/// source i are. `deliver(window, batch)` gets the sums, epoch included.
 template <class Sum, int Lines, int AtOnce, class Block, class Source, class Deliver>
 [[nodiscard]] DPGATHER_HOST_DEVICE bool
-sum_lines(Block& block, peer_call<Block>& call, std::uint64_t bytes, std::int32_t sources,
-          Source source, Deliver deliver) noexcept {
+sum_lines(Block& block, peer_call<Block>& call, std::uint32_t lines, std::uint32_t bytes,
+          std::int32_t sources, Source source, Deliver deliver) noexcept {
   bool ok = true;
-  const std::uint64_t words = (bytes + 7) / 8;
-  for_each_window<Lines>(
-      block, peer_layout::lines_of(bytes), [&](const line_window<Block, Lines>& window) {
-        if (!ok) return;
-        word_sum<Sum> total[Lines][Block::part_words];
-        for (std::int32_t first = 0; first < sources; first += AtOnce) {
-          line_batch<Block, Lines> batch[AtOnce];
-          // What need not be waited for, first.
-          for (int k = 0; k < AtOnce; ++k) {
-            if (first + k >= sources) continue;
-            const sum_source from = source(first + k);
-            if (from.lines == nullptr)
-              read_batch(window, batch[k], row_words<const std::byte>{from.rows, from.which},
-                         call.epoch());
-          }
-          std::int32_t late = source(first).rank;
-          ok = call.wait_together(late, peer_point::received, [&] {
-            bool here = true;
-            for (int k = 0; k < AtOnce; ++k) {
-              if (first + k >= sources) continue;
-              const sum_source from = source(first + k);
-              if (from.lines == nullptr) continue;
-              if (!load_batch(block, window, batch[k], from.lines, call.epoch())) {
-                here = false;
-                late = from.rank;
-              }
-            }
-            return block.all(here);
-          });
-          if (!ok) return;
-          for (int k = 0; k < AtOnce; ++k) {
-            if (first + k >= sources) continue;
-            window.for_each_word(words, [&](int u, int i, std::uint64_t) {
-              if (first + k == 0) {
-                total[u][i].start(batch[k].word[u][i]);
-              } else {
-                total[u][i].add(batch[k].word[u][i]);
-              }
-            });
+  const std::uint32_t words = bytes / 8 + (bytes % 8 != 0 ? 1 : 0);
+  for_each_window<Lines>(block, lines, [&](const line_window<Block, Lines>& window) {
+    if (!ok) return;
+    line_batch<Block, Lines> batch[AtOnce];
+    // Up to `AtOnce` sources from `first` on: what need not be waited for is read first.
+    const auto fetch = [&](std::int32_t first) {
+      for (int k = 0; k < AtOnce; ++k) {
+        if (first + k >= sources) continue;
+        const sum_source from = source(first + k);
+        if (from.lines == nullptr)
+          read_batch(window, batch[k],
+                     row_words<const std::byte>{from.data, from.row_bytes, from.stride, bytes},
+                     call.epoch());
+      }
+      std::int32_t late = source(first).rank;
+      return call.wait_together(late, peer_point::received, [&] {
+        bool here = true;
+        for (int k = 0; k < AtOnce; ++k) {
+          if (first + k >= sources) continue;
+          const sum_source from = source(first + k);
+          if (from.lines == nullptr) continue;
+          if (!load_batch(block, window, batch[k], from.lines, call.epoch())) {
+            here = false;
+            late = from.rank;
           }
         }
-        line_batch<Block, Lines> sums;
-        for (int u = 0; u < Lines; ++u) {
-          for (int i = 0; i < Block::part_words; ++i)
-            sums.word[u][i] = window.is_epoch(i) ? call.epoch() : 0;
-        }
-        window.for_each_word(words, [&](int u, int i, std::uint64_t) {
-          sums.word[u][i] = total[u][i].get();
-        });
-        deliver(window, sums);
+        return block.all(here);
       });
+    };
+    line_batch<Block, Lines> sums;
+    for (int u = 0; u < Lines; ++u) {
+      for (int i = 0; i < Block::part_words; ++i)
+        sums.word[u][i] = window.is_epoch(i) ? call.epoch() : 0;
+    }
+    if (sources <= AtOnce) {
+      // All in hand: a sum lives no longer than its word.
+      ok = fetch(0);
+      if (!ok) return;
+      window.for_each_word(words, [&](int u, int i, std::uint32_t) {
+        word_sum<Sum> total;
+        total.start(batch[0].word[u][i]);
+        for (int k = 1; k < AtOnce; ++k)
+          if (k < sources) total.add(batch[k].word[u][i]);
+        sums.word[u][i] = total.get();
+      });
+    } else if constexpr (AtOnce > 2) {
+      word_sum<Sum> total[Lines][Block::part_words];
+      DPGATHER_ROLLED
+      for (std::int32_t first = 0; first < sources; first += AtOnce) {
+        ok = fetch(first);
+        if (!ok) return;
+        for (int k = 0; k < AtOnce; ++k) {
+          if (first + k >= sources) continue;
+          window.for_each_word(words, [&](int u, int i, std::uint32_t) {
+            if (first + k == 0) {
+              total[u][i].start(batch[k].word[u][i]);
+            } else {
+              total[u][i].add(batch[k].word[u][i]);
+            }
+          });
+        }
+      }
+      window.for_each_word(words, [&](int u, int i, std::uint32_t) {
+        sums.word[u][i] = total[u][i].get();
+      });
+    }
+    deliver(window, sums);
+  });
   return ok;
 }
 

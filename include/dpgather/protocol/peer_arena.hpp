@@ -33,7 +33,7 @@ struct alignas(16) peer_flag {
 /// Bytes of a low-latency line and its data: the last 8 bytes are the epoch. A line arrives whole
 /// (NCCL's LL128 relies on the same), so it needs no fence and no barrier.
 inline constexpr std::uint64_t line_bytes = 128;
-inline constexpr std::uint64_t line_words = 15; ///< of data, 8 bytes each
+inline constexpr std::uint32_t line_words = 15; ///< of data, 8 bytes each
 
 /// A rank's own words. Peers write `poison` only.
 struct peer_state {
@@ -93,12 +93,13 @@ struct peer_layout {
   std::uint64_t views[max_peer_tensors]{};
   std::uint64_t inputs[2]{};
   std::uint64_t bytes = 0;
-  std::uint64_t row_bytes[max_peer_tensors]{};
-  std::uint64_t first_line[max_peer_tensors]{}; ///< of a tensor, among a source's lines
-  std::uint64_t source_lines = 0;               ///< of one source in one slot
-  std::uint64_t tp_source_lines = 0;
-  std::int64_t line_rows = 0; ///< a rank with more rows than that moves them without lines
-  std::int64_t rank_rows = 0, view_rows = 0;
+  std::uint32_t row_bytes[max_peer_tensors]{};
+  std::uint64_t tensor_lines[max_peer_tensors]{}; ///< bytes to a tensor's, in a source's lines
+  std::uint64_t source_bytes = 0;                 ///< from source to source, in a slot's lines
+  std::uint64_t slot_bytes = 0;                   ///< from slot to slot
+  std::uint64_t tp_source_bytes = 0, tp_slot_bytes = 0;
+  std::int32_t line_rows = 0; ///< a rank with more rows than that moves them without lines
+  std::int32_t rank_rows = 0, view_rows = 0;
   std::int32_t ranks = 1, tp_size = 1, tensors = 1, input_count = 1;
 
   /// Errors: `too_many_ranks`, `bad_config`, `size_overflow`.
@@ -115,8 +116,10 @@ struct peer_layout {
       return refuse(errc::bad_config, subject::tensor, limits.tensors, max_peer_tensors);
     if (limits.inputs < 1 || limits.inputs > 2)
       return refuse(errc::bad_config, subject::global, limits.inputs, 2);
-    if (limits.rank_rows < 0 || limits.view_rows < 0 || limits.rank_rows > INT32_MAX)
-      return refuse(errc::bad_config, subject::max_rows, limits.rank_rows, INT32_MAX);
+    if (limits.rank_rows < 0 || limits.rank_rows > most_rank_rows)
+      return refuse(errc::bad_config, subject::max_rows, limits.rank_rows, most_rank_rows);
+    if (limits.view_rows < 0 || limits.view_rows > INT32_MAX)
+      return refuse(errc::bad_config, subject::max_global_rows, limits.view_rows, INT32_MAX);
     std::uint64_t in_a_row = 0; // bytes of all tensors
     for (std::int32_t t = 0; t < limits.tensors; ++t) {
       if (limits.row_bytes[t] == 0 || limits.row_bytes[t] > most_row_bytes)
@@ -124,6 +127,10 @@ struct peer_layout {
                       static_cast<std::int64_t>(limits.row_bytes[t]), most_row_bytes);
       in_a_row += limits.row_bytes[t];
     }
+    // Kernels count the bytes of one rank's rows in 32 bits.
+    if (static_cast<std::uint64_t>(limits.rank_rows) > UINT32_MAX / in_a_row)
+      return refuse(errc::size_overflow, subject::max_rows, limits.rank_rows,
+                    static_cast<std::int64_t>(UINT32_MAX / in_a_row));
     const auto view_rows = static_cast<std::uint64_t>(limits.view_rows);
     if (view_rows > static_cast<std::uint64_t>(INT64_MAX) / 8 / in_a_row)
       return refuse(errc::size_overflow, subject::global, limits.view_rows,
@@ -134,33 +141,38 @@ struct peer_layout {
     out.tp_size = limits.tp_size;
     out.tensors = limits.tensors;
     out.input_count = limits.inputs;
-    out.rank_rows = limits.rank_rows;
-    out.view_rows = limits.view_rows;
+    out.rank_rows = static_cast<std::int32_t>(limits.rank_rows);
+    out.view_rows = static_cast<std::int32_t>(limits.view_rows);
     const auto in_lines = static_cast<std::int64_t>(limits.most_line_bytes / in_a_row);
-    out.line_rows = in_lines < limits.rank_rows ? in_lines : limits.rank_rows;
+    out.line_rows =
+        static_cast<std::int32_t>(in_lines < limits.rank_rows ? in_lines : limits.rank_rows);
     for (std::int32_t t = 0; t < limits.tensors; ++t) {
-      out.row_bytes[t] = limits.row_bytes[t];
-      out.first_line[t] = out.source_lines;
-      out.source_lines +=
-          lines_of(static_cast<std::uint64_t>(out.line_rows) * limits.row_bytes[t]);
+      out.row_bytes[t] = static_cast<std::uint32_t>(limits.row_bytes[t]);
+      out.tensor_lines[t] = out.source_bytes;
+      out.source_bytes +=
+          line_bytes * lines_of(static_cast<std::uint32_t>(out.line_rows) *
+                                static_cast<std::uint32_t>(limits.row_bytes[t]));
     }
     if (limits.tp_size > 1) {
       const std::int64_t share = (limits.rank_rows + limits.tp_size - 1) / limits.tp_size;
-      out.tp_source_lines = lines_of(static_cast<std::uint64_t>(share) * limits.row_bytes[0]);
+      out.tp_source_bytes =
+          line_bytes * lines_of(static_cast<std::uint32_t>(share) *
+                                static_cast<std::uint32_t>(limits.row_bytes[0]));
     }
 
     const auto ranks = static_cast<std::uint64_t>(limits.ranks);
+    out.slot_bytes = ranks * out.source_bytes;
+    out.tp_slot_bytes = static_cast<std::uint64_t>(limits.tp_size) * out.tp_source_bytes;
     const auto take = [&out](std::uint64_t bytes) {
       const std::uint64_t at = out.bytes;
       out.bytes += (bytes + 255) / 256 * 256;
       return at;
     };
     out.state = take(sizeof(peer_state));
-    out.headers = take(slots * ranks * sizeof(peer_flag));
-    out.flags = take(slots * ranks * max_peer_blocks * sizeof(peer_flag));
-    out.lines = take(slots * ranks * out.source_lines * line_bytes);
-    out.tp_lines = take(slots * static_cast<std::uint64_t>(limits.tp_size) * out.tp_source_lines *
-                        line_bytes);
+    out.headers = take(slots * max_peer_ranks * sizeof(peer_flag));
+    out.flags = take(slots * max_peer_ranks * max_peer_blocks * sizeof(peer_flag));
+    out.lines = take(slots * out.slot_bytes);
+    out.tp_lines = take(slots * out.tp_slot_bytes);
     for (std::int32_t t = 0; t < limits.tensors; ++t)
       out.views[t] = take(view_rows * limits.row_bytes[t]);
     for (std::int32_t i = 0; i < limits.inputs; ++i)
@@ -169,9 +181,10 @@ struct peer_layout {
   }
 
   /// Lines for so many bytes of data.
-  [[nodiscard]] DPGATHER_HOST_DEVICE static constexpr std::uint64_t
-  lines_of(std::uint64_t data) noexcept {
-    return (data + line_words * 8 - 1) / (line_words * 8);
+  [[nodiscard]] DPGATHER_HOST_DEVICE static constexpr std::uint32_t
+  lines_of(std::uint32_t data) noexcept {
+    constexpr std::uint32_t of_line = line_words * 8;
+    return data / of_line + (data % of_line != 0 ? 1 : 0);
   }
   /// Bytes at the front whose first contents matter: all words and lines.
   [[nodiscard]] constexpr std::uint64_t words_end() const noexcept { return views[0]; }
@@ -180,6 +193,7 @@ struct peer_layout {
   /// ahead, never two, since every call hears from every peer (one slot: wrong payload, modelled).
   static constexpr std::uint64_t slots = 2;
   static constexpr std::int64_t most_row_bytes = 1 << 20;
+  static constexpr std::int64_t most_rank_rows = INT32_MAX / max_peer_ranks; ///< kernels add 32 bits
 };
 
 } // namespace dpgather::inline v0

@@ -25,16 +25,25 @@ struct peer_lane {
   peer_pointers arenas{};
   peer_layout layout{};
   peer_control* control = nullptr; ///< mapped
+  std::byte* own = nullptr;        ///< this rank's arena
 
+  [[nodiscard]] DPGATHER_HOST_DEVICE static peer_lane of(const peer_pointers& arenas,
+                                                         const peer_layout& layout,
+                                                         peer_control* control) noexcept {
+    return {arenas, layout, control, arenas.base[arenas.rank]};
+  }
   [[nodiscard]] DPGATHER_HOST_DEVICE std::byte* at(std::int32_t rank,
                                                    std::uint64_t offset) const noexcept {
     return arenas.base[rank] + offset;
   }
   [[nodiscard]] DPGATHER_HOST_DEVICE std::byte* mine(std::uint64_t offset) const noexcept {
-    return at(arenas.rank, offset);
+    return own + offset;
   }
   [[nodiscard]] DPGATHER_HOST_DEVICE peer_state& state() const noexcept {
     return *reinterpret_cast<peer_state*>(mine(layout.state));
+  }
+  [[nodiscard]] DPGATHER_HOST_DEVICE peer_state& state(std::int32_t of_rank) const noexcept {
+    return *reinterpret_cast<peer_state*>(at(of_rank, layout.state));
   }
   [[nodiscard]] DPGATHER_HOST_DEVICE std::int32_t rank() const noexcept { return arenas.rank; }
   [[nodiscard]] DPGATHER_HOST_DEVICE std::int32_t ranks() const noexcept { return layout.ranks; }
@@ -58,6 +67,92 @@ struct poison_word {
   }
 };
 
+namespace detail {
+
+/// What a call is, for those who report on it.
+struct peer_call_id {
+  std::uint64_t epoch = 0;
+  std::uint32_t shape = 0;
+};
+
+template <class Block>
+DPGATHER_HOST_DEVICE void record_failure(Block& block, const peer_lane& lane,
+                                         const peer_call_id& call, errc code, subject about,
+                                         std::int32_t rank, std::int32_t peer, std::int64_t value,
+                                         std::int64_t limit, peer_point where,
+                                         std::uint32_t peer_shape) noexcept {
+  peer_record& out = lane.control->first;
+  out.epoch = call.epoch;
+  out.value = value;
+  out.limit = limit;
+  out.shape = call.shape;
+  out.peer_shape = peer_shape;
+  out.rank = rank;
+  out.peer = peer;
+  out.block = block.block();
+  out.code = static_cast<std::uint8_t>(code);
+  out.about = static_cast<std::uint8_t>(about);
+  out.phase = static_cast<std::uint8_t>(where);
+  block.publish_word(&out.written, 1u);
+}
+
+/// See `peer_call::fail`. Out of line with all that goes wrong: it would be most of a kernel.
+template <class Block>
+DPGATHER_HOST_DEVICE __attribute__((noinline)) void
+fail_call(Block block, const peer_lane& lane, peer_call_id call, errc code, subject about,
+          std::int32_t peer, std::int64_t value, std::int64_t limit, peer_point where,
+          std::uint32_t peer_shape) noexcept {
+  if (!block.take(&lane.state().failed)) return;
+  record_failure(block, lane, call, code, about, lane.rank(), peer, value, limit, where,
+                 peer_shape);
+  const std::uint64_t word = poison_word::of(code, about, lane.rank(), peer);
+  DPGATHER_ROLLED
+  for (std::int32_t i = 1; i < lane.ranks(); ++i)
+    block.poison(&lane.state(lane.neighbour(i)).poison, word);
+  block.poison(&lane.state().poison, word);
+}
+
+/// Word of a peer's error becomes this rank's record, if it has none of its own.
+template <class Block>
+DPGATHER_HOST_DEVICE __attribute__((noinline)) void
+hear_failure(Block block, const peer_lane& lane, peer_call_id call, std::uint64_t word) noexcept {
+  if (!block.take(&lane.state().failed)) return;
+  const auto signed_byte = [word](int shift) {
+    return static_cast<std::int32_t>(static_cast<std::int8_t>((word >> shift) & 0xff));
+  };
+  record_failure(block, lane, call, static_cast<errc>(word & 0xff),
+                 static_cast<subject>((word >> 8) & 0xff), signed_byte(16), signed_byte(24), 0, 0,
+                 peer_point::entered, 0);
+}
+
+/// Once in a while during a wait: has the call failed elsewhere, is the peer in another call, is it
+/// too late? `started`: when it was first asked, 0 at first. Answers when that was, 0 to give up.
+template <class Block>
+[[nodiscard]] DPGATHER_HOST_DEVICE __attribute__((noinline)) std::uint64_t
+look_up(Block block, const peer_lane& lane, peer_call_id call, const peer_flag* header,
+        std::int32_t peer, peer_point where, std::uint64_t started) noexcept {
+  const std::uint64_t poison = block.word(&lane.state().poison);
+  if (poison != 0) {
+    hear_failure(block, lane, call, poison);
+    return 0;
+  }
+  const peer_flag seen = block.observe(header);
+  if (seen.epoch == call.epoch && seen.shape != call.shape) {
+    fail_call(block, lane, call, errc::plan_mismatch, subject::operation, peer, call.shape,
+              seen.shape, peer_point::entered, seen.shape);
+    return 0;
+  }
+  const std::uint64_t now = block.now();
+  if (started == 0) return now == 0 ? 1 : now;
+  const std::uint64_t budget = block.word(&lane.control->budget_ns);
+  if (now - started <= budget) return started;
+  fail_call(block, lane, call, errc::timeout, subject::none, peer, static_cast<std::int64_t>(where),
+            static_cast<std::int64_t>(budget / 1000), where, 0);
+  return 0;
+}
+
+} // namespace detail
+
 template <class Block>
 class peer_call {
 public:
@@ -66,7 +161,8 @@ public:
   /// `shape`: what this rank takes the call to be.
   DPGATHER_HOST_DEVICE peer_call(Block& block, const peer_lane& lane, std::uint32_t shape) noexcept
       : block_{block}, lane_{lane}, state_{lane.state()}, shape_{shape},
-        epoch_{block.word(&state_.epoch[block.block()]) + 1} {}
+        epoch_{block.word(&state_.epoch[block.block()]) + 1}, standing_{block.word(
+                                                                   &state_.poison)} {}
 
   [[nodiscard]] DPGATHER_HOST_DEVICE std::uint64_t epoch() const noexcept { return epoch_; }
   [[nodiscard]] DPGATHER_HOST_DEVICE std::uint64_t slot() const noexcept {
@@ -75,15 +171,13 @@ public:
   [[nodiscard]] DPGATHER_HOST_DEVICE peer_state& state() const noexcept { return state_; }
   [[nodiscard]] DPGATHER_HOST_DEVICE bool failed() const noexcept { return failed_; }
 
-  /// Whether an error of this or another rank is standing. Not the same for all threads.
-  [[nodiscard]] DPGATHER_HOST_DEVICE bool poisoned() noexcept {
-    const std::uint64_t word = block_.word(&state_.poison);
-    if (word == 0) return false;
-    hear(word);
+  /// Whether an error stood when the call began. Not the same for all threads.
+  [[nodiscard]] DPGATHER_HOST_DEVICE bool began_poisoned() noexcept {
+    if (standing_ == 0) return false;
+    detail::hear_failure(block_, lane_, id(), standing_);
     failed_ = true;
     return true;
   }
-
   /// Sends this rank's header to all peers. Block 0 speaks for the rank. `released`: peers that
   /// acquire it may read what earlier kernels of this rank wrote.
   DPGATHER_HOST_DEVICE void send_headers(std::uint32_t rows, bool released) noexcept {
@@ -147,10 +241,15 @@ public:
   template <class Arrived>
   [[nodiscard]] DPGATHER_HOST_DEVICE bool wait_each(std::int32_t peer, peer_point where,
                                                     Arrived arrived) noexcept {
-    wait_state waited;
-    while (!arrived()) {
+    std::uint64_t started = 0;
+    DPGATHER_ROLLED
+    for (std::uint32_t looks = 1; !arrived(); ++looks) {
       block_.pause();
-      if (give_up(waited, peer, where)) return false;
+      if (looks % looks_between != 0) continue;
+      started = look_up(peer, where, started);
+      if (started != 0) continue;
+      failed_ = true;
+      return false;
     }
     return true;
   }
@@ -160,14 +259,15 @@ public:
   [[nodiscard]] DPGATHER_HOST_DEVICE bool wait_together(const std::int32_t& peer,
                                                         peer_point where,
                                                         Arrived arrived) noexcept {
-    wait_state waited;
-    while (!arrived()) {
+    std::uint64_t started = 0;
+    DPGATHER_ROLLED
+    for (std::uint32_t looks = 1; !arrived(); ++looks) {
       block_.pause();
-      if (++waited.looks % looks_between != 0) continue;
-      if (block_.any(look_up(waited, peer, where))) {
-        failed_ = true;
-        return false;
-      }
+      if (looks % looks_between != 0) continue;
+      started = look_up(peer, where, started);
+      if (!block_.any(started == 0)) continue;
+      failed_ = true;
+      return false;
     }
     return true;
   }
@@ -178,12 +278,7 @@ public:
                                  std::int64_t limit, peer_point where = peer_point::entered,
                                  std::uint32_t peer_shape = 0) noexcept {
     failed_ = true;
-    if (!block_.take(&state_.failed)) return;
-    record(code, about, lane_.rank(), peer, value, limit, where, peer_shape);
-    const std::uint64_t word = poison_word::of(code, about, lane_.rank(), peer);
-    for (std::int32_t i = 1; i < lane_.ranks(); ++i)
-      block_.poison(&peer_state_of(lane_.neighbour(i)).poison, word);
-    block_.poison(&state_.poison, word);
+    detail::fail_call(block_, lane_, id(), code, about, peer, value, limit, where, peer_shape);
   }
 
   /// Ends the call: true when every thread of the block got through. `rereads`: rows were read from
@@ -192,7 +287,7 @@ public:
     block_.rules().at(peer_point::received, block_);
     if (rereads) {
       block_.sync();
-      (void)poisoned();
+      failed_ = failed_ || block_.word(&state_.poison) != 0;
     }
     if (block_.sync_or(failed_)) return false;
     const std::uint32_t own = block_.block();
@@ -205,11 +300,13 @@ public:
     return true;
   }
 
-  /// Calls `visit(rank)` for every peer, by as many threads as there are.
+  /// Calls `visit(rank)` for every peer, by as many threads as there are: the last ones, which have
+  /// the fewest lines to see to.
   template <class Visit>
   DPGATHER_HOST_DEVICE void for_each_peer(Visit visit) const noexcept {
-    for (std::uint32_t r = block_.thread(); r < static_cast<std::uint32_t>(lane_.ranks());
-         r += block_.threads()) {
+    DPGATHER_ROLLED
+    for (std::uint32_t r = block_.threads() - 1 - block_.thread();
+         r < static_cast<std::uint32_t>(lane_.ranks()); r += block_.threads()) {
       if (static_cast<std::int32_t>(r) != lane_.rank()) visit(static_cast<std::int32_t>(r));
     }
   }
@@ -217,83 +314,27 @@ public:
 private:
   static constexpr std::uint32_t looks_between = Block::looks_between;
 
-  struct wait_state {
-    std::uint32_t looks = 0;
-    std::uint64_t started = 0, budget = 0;
-  };
-
+  [[nodiscard]] DPGATHER_HOST_DEVICE detail::peer_call_id id() const noexcept {
+    return {epoch_, shape_};
+  }
+  [[nodiscard]] DPGATHER_HOST_DEVICE std::uint64_t
+  look_up(std::int32_t peer, peer_point where, std::uint64_t started) noexcept {
+    return detail::look_up(block_, lane_, id(), header(lane_.rank(), peer), peer, where, started);
+  }
   [[nodiscard]] DPGATHER_HOST_DEVICE peer_flag* header(std::int32_t to,
                                                        std::int32_t from) const noexcept {
     return reinterpret_cast<peer_flag*>(lane_.at(to, lane_.layout.headers)) +
-           slot() * static_cast<std::uint64_t>(lane_.ranks()) + static_cast<std::uint64_t>(from);
+           slot() * max_peer_ranks + static_cast<std::uint32_t>(from);
   }
   [[nodiscard]] DPGATHER_HOST_DEVICE peer_flag* flag_of(std::int32_t to,
                                                         std::int32_t from) const noexcept {
     return reinterpret_cast<peer_flag*>(lane_.at(to, lane_.layout.flags)) +
-           (slot() * static_cast<std::uint64_t>(lane_.ranks()) +
-            static_cast<std::uint64_t>(from)) *
-               max_peer_blocks +
+           (slot() * max_peer_ranks + static_cast<std::uint32_t>(from)) * max_peer_blocks +
            block_.block();
-  }
-  [[nodiscard]] DPGATHER_HOST_DEVICE peer_state& peer_state_of(std::int32_t rank) const noexcept {
-    return *reinterpret_cast<peer_state*>(lane_.at(rank, lane_.layout.state));
-  }
-
-  [[nodiscard]] DPGATHER_HOST_DEVICE bool give_up(wait_state& waited, std::int32_t peer,
-                                                  peer_point where) noexcept {
-    if (++waited.looks % looks_between != 0) return false;
-    return look_up(waited, peer, where);
-  }
-  /// Once in a while: has the call failed elsewhere, is the peer in another call, is it too late?
-  [[nodiscard]] DPGATHER_HOST_DEVICE bool look_up(wait_state& waited, std::int32_t peer,
-                                                  peer_point where) noexcept {
-    if (failed_ || poisoned()) return true;
-    const peer_flag seen = block_.observe(header(lane_.rank(), peer));
-    if (seen.epoch == epoch_ && seen.shape != shape_) {
-      mismatch(peer, seen);
-      return true;
-    }
-    const std::uint64_t now = block_.now();
-    if (waited.budget == 0) { // the first time
-      waited.started = now;
-      waited.budget = block_.word(&lane_.control->budget_ns);
-    }
-    if (now - waited.started <= waited.budget) return false;
-    fail(errc::timeout, subject::none, peer, static_cast<std::int64_t>(where),
-         static_cast<std::int64_t>(waited.budget / 1000), where);
-    return true;
   }
   DPGATHER_HOST_DEVICE void mismatch(std::int32_t peer, const peer_flag& seen) noexcept {
     fail(errc::plan_mismatch, subject::operation, peer, shape_, seen.shape, peer_point::entered,
          seen.shape);
-  }
-
-  /// Word of a peer's error becomes this rank's record, if it has none of its own.
-  DPGATHER_HOST_DEVICE void hear(std::uint64_t word) noexcept {
-    if (!block_.take(&state_.failed)) return;
-    const auto signed_byte = [word](int shift) {
-      return static_cast<std::int32_t>(static_cast<std::int8_t>((word >> shift) & 0xff));
-    };
-    record(static_cast<errc>(word & 0xff), static_cast<subject>((word >> 8) & 0xff),
-           signed_byte(16), signed_byte(24), 0, 0, peer_point::entered, 0);
-  }
-
-  DPGATHER_HOST_DEVICE void record(errc code, subject about, std::int32_t rank, std::int32_t peer,
-                                   std::int64_t value, std::int64_t limit, peer_point where,
-                                   std::uint32_t peer_shape) noexcept {
-    peer_record& out = lane_.control->first;
-    out.epoch = epoch_;
-    out.value = value;
-    out.limit = limit;
-    out.shape = shape_;
-    out.peer_shape = peer_shape;
-    out.rank = rank;
-    out.peer = peer;
-    out.block = block_.block();
-    out.code = static_cast<std::uint8_t>(code);
-    out.about = static_cast<std::uint8_t>(about);
-    out.phase = static_cast<std::uint8_t>(where);
-    block_.publish_word(&out.written, 1u);
   }
 
   Block& block_;
@@ -301,6 +342,7 @@ private:
   peer_state& state_;
   std::uint32_t shape_;
   std::uint64_t epoch_;
+  std::uint64_t standing_; // poison, when the call began
   bool failed_ = false; // as this thread knows
 };
 
