@@ -21,9 +21,10 @@ namespace dpgather::inline v0::detail {
 /// The checks of one call of one rank; each answers the first thing that is wrong.
 class call_checks {
 public:
-  call_checks(const gather_config& config, const count_set& counts, const step_plan& plan,
+  /// `written`: the counts of `counts::device`, null where they are in memory of the device.
+  call_checks(const gather_config& config, const count_set* written, const step_plan& plan,
               const char* where) noexcept
-      : config_{config}, counts_{counts}, plan_{plan}, where_{where} {}
+      : config_{config}, written_{written}, plan_{plan}, where_{where} {}
 
   [[nodiscard]] status refuse(errc code, subject about, std::int64_t value,
                               std::int64_t limit) const noexcept {
@@ -110,18 +111,18 @@ private:
       return refuse(errc::count_changed, subject::local, local_rows, real_rows_here());
     if (global_rows < plan_.global_rows)
       return refuse(errc::capacity_exceeded, subject::global, plan_.global_rows, global_rows);
-    if (plan_.counts == counts_kind::device) return written_counts();
+    if (plan_.counts == counts_kind::device && written_ != nullptr) return written_counts();
     return {};
   }
 
   /// What the engine wrote is in range, and is what this rank announced.
   [[nodiscard]] status written_counts() const noexcept {
     for (std::int32_t d = 0; d < plan_.dp_size; ++d) {
-      const std::int32_t rows = counts_.rows[d];
+      const std::int32_t rows = written_->rows[d];
       if (rows < 0 || rows > config_.max_rows_per_rank)
         return refuse(errc::count_out_of_range, subject::counts, rows, config_.max_rows_per_rank);
     }
-    const std::int32_t mine = counts_.rows[config_.topology.dp_rank];
+    const std::int32_t mine = written_->rows[config_.topology.dp_rank];
     if (mine != real_rows_here())
       return refuse(errc::count_changed, subject::counts, mine, real_rows_here());
     return {};
@@ -147,7 +148,7 @@ private:
   }
 
   const gather_config& config_;
-  const count_set& counts_;
+  const count_set* written_;
   const step_plan& plan_;
   const char* where_;
 };

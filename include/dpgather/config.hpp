@@ -24,7 +24,7 @@
 
 /// Before a loop that runs a few times and only then: unrolled, it would cost a kernel instructions
 /// that are fetched and never run.
-#if defined(__CUDACC__)
+#if defined(__CUDA_ARCH__)
 #define DPGATHER_ROLLED _Pragma("unroll 1")
 #else
 #define DPGATHER_ROLLED

@@ -16,6 +16,7 @@
 #include <dpgather/gather_config.hpp>
 #include <dpgather/gather_rows.hpp>
 #include <dpgather/hash.hpp>
+#include <dpgather/moved_rows.hpp>
 #include <dpgather/placement.hpp>
 #include <dpgather/plan.hpp>
 #include <dpgather/planner.hpp>
@@ -113,6 +114,11 @@ public:
     } else {
       broken_ = in_memory(workspace.data(), subject::workspace, "DpGather");
     }
+    if constexpr (row_mover<Communicator>) {
+      if (broken_.ok()) broken_ = lane_.comm.standing();
+      if (broken_.ok()) broken_ = has_room();
+      if (broken_.ok()) broken_ = lane_.comm.prepare(config.element);
+    }
   }
   DpGather(const DpGather&) = delete;
   DpGather& operator=(const DpGather&) = delete;
@@ -144,10 +150,18 @@ public:
   [[nodiscard]] placement live_places(const step_plan& plan) const noexcept {
     return lane_.live_places(plan);
   }
-  /// Where the engine writes the rows of all ranks under `counts::device`.
+  /// Where the engine writes the rows of all ranks under `counts::device`, where there is no
+  /// device.
   [[nodiscard]] count_set& counts() noexcept
-      requires(Policy::counts_type::kind == counts_kind::device) {
+      requires(Policy::counts_type::kind == counts_kind::device &&
+               !channel<Communicator>::run_on::has_own_memory) {
     return lane_.counts;
+  }
+  /// Where the engine's kernels write counts before a call: the rows of all ranks under
+  /// `counts::device`, this rank's under `counts::exchanged`. In memory of the device.
+  [[nodiscard]] count_set* live_counts() noexcept
+      requires(Policy::counts_type::kind != counts_kind::agreed) {
+    return lane_.live;
   }
 
   // --- once a step ----------------------------------------------------------------------------
@@ -218,7 +232,7 @@ public:
   /// Stream: ordered, so it may follow replays that are still under way. Capture: `not_capturable`,
   /// it would freeze the counts. Errors: `busy`, `plan_mismatch`, and the communicator's.
   [[nodiscard]] status refresh_counts(const step_plan& plan, stream_type stream) noexcept {
-    const detail::call_checks checks{config(), lane_.counts, plan, name_of(operation::replay)};
+    const detail::call_checks checks = checks_of(plan, name_of(operation::replay));
     const in_use guard{lane_.busy};
     if (!guard) return checks.refuse(errc::busy, subject::call, 1, 0);
     if (status bad = standing(); !bad) return bad;
@@ -229,7 +243,7 @@ public:
       return checks.refuse(errc::bad_group, subject::world,
                            std::int64_t{plan.dp_size} * plan.tp_size,
                            config().topology.world_size());
-    if constexpr (Policy::checks_type::compare_plans) {
+    if constexpr (Policy::checks_type::compare_plans && !row_mover<Communicator>) {
       ++lane_.call_index;
       const const_token_rows<replicated> none{nullptr, 0, plan.element, plan.row_bytes};
       if (status bad = lane_.comm.announce(announcement(operation::replay, none, plan, {}),
@@ -239,8 +253,8 @@ public:
         return bad;
       }
     }
-    if (!plan.counts_known) return {};
-    lane_.set_counts(plan);
+    if (!plan.counts_known && !tells_own_count) return {};
+    bring_counts(plan);
     if (status bad = lane_.refresh(stream); !bad) return ended(bad, false);
     last_plan_ = plan.digest;
     return {};
@@ -270,25 +284,60 @@ public:
   [[nodiscard]] result<token_rows<replicated>>
   gather(const token_rows<State, Byte>& local, const token_rows<replicated>& global,
          const step_plan& plan, stream_type stream) noexcept {
+    return gather(local, global, plan, stream, gather_along{});
+  }
+  /// The same with what is brought along; see `gather_along`. Their views: `view(plan, t)`.
+  template <row_state State, class Byte>
+  [[nodiscard]] result<token_rows<replicated>>
+  gather(const token_rows<State, Byte>& local, const token_rows<replicated>& global,
+         const step_plan& plan, stream_type stream, const gather_along& along) noexcept {
     const const_token_rows<State> from{local};
     const status done = call(
         operation::gather, from, plan, stream,
         [&](const detail::call_checks& checks, bool capturing) noexcept {
           using inside = resolved<Policy, situation::in_graph>;
           using outside = resolved<Policy, situation::eager>;
-          const bool whole = plan.in_graph() ? detail::sends_as_it_is<inside>(from, plan)
-                                             : detail::sends_as_it_is<outside>(from, plan);
+          const bool whole = !row_mover<Communicator> &&
+                             (plan.in_graph() ? detail::sends_as_it_is<inside>(from, plan)
+                                              : detail::sends_as_it_is<outside>(from, plan));
           const std::int64_t real = plan.real[config().topology.dp_rank];
           if (status bad = checks.gather(from, global, whole ? plan.stride : real); !bad)
             return bad;
           if (status bad = holds_replays(checks, from.rows(), plan, capturing); !bad) return bad;
+          if (status bad = fits_arena<State>(checks, from.row_bytes(), along, real, plan); !bad)
+            return bad;
           return in_memory(from, global, "gather");
         },
         [&]<situation Situation>(bool frozen) noexcept {
-          return gather_in<Situation>(from, global, plan, stream, frozen);
+          return gather_in<Situation>(from, global, plan, stream, frozen, along);
         });
     if (!done) return done;
     return global.first(plan.global_rows);
+  }
+
+  /// The same into the channel's own view: nothing is copied after. Valid until this rank's next
+  /// call on the channel starts.
+  template <row_state State, class Byte>
+  [[nodiscard]] result<token_rows<replicated>>
+  gather(const token_rows<State, Byte>& local, const step_plan& plan, stream_type stream,
+         const gather_along& along = {}) noexcept requires row_mover<Communicator> {
+    return gather(local, view(plan), plan, stream, along);
+  }
+  /// What the channel gathers into: `[plan.global_rows, row_bytes]`; tensor `t` of those brought
+  /// along, the hidden rows with 0. At a fixed address.
+  [[nodiscard]] token_rows<replicated>
+  view(const step_plan& plan, std::int32_t t = 0) noexcept requires row_mover<Communicator> {
+    return {lane_.comm.view(t), plan.global_rows, t == 0 ? plan.element : element::u8,
+            lane_.comm.layout().row_bytes[t]};
+  }
+  /// Where an FFN writes the addends of a combine, so that nothing is copied before it:
+  /// `[plan.global_rows, row_bytes]`, at a fixed address. May be rewritten once this rank's next
+  /// call has completed; a combine right after a combine takes the other one (`which`), else the
+  /// call fails with `aliasing`.
+  [[nodiscard]] token_rows<partial>
+  combine_input(const step_plan& plan,
+                std::int32_t which = 0) noexcept requires row_mover<Communicator> {
+    return {lane_.comm.input(which), plan.global_rows, plan.element, plan.row_bytes};
   }
 
   /// This rank's rows of the sum over all ranks.
@@ -307,8 +356,13 @@ public:
     return call(
         operation::combine, from, plan, stream,
         [&](const detail::call_checks& checks, bool capturing) noexcept {
-          if (status bad = checks.back(from, local, lane_.workspace.size()); !bad) return bad;
+          if (status bad = checks.back(from, local,
+                                       row_mover<Communicator> ? SIZE_MAX : lane_.workspace.size());
+              !bad)
+            return bad;
           if (status bad = holds_replays(checks, local.rows(), plan, capturing); !bad) return bad;
+          if (status bad = fits_arena<partial>(checks, from.row_bytes(), {}, 0, plan); !bad)
+            return bad;
           return in_memory(local, from, "combine");
         },
         [&]<situation Situation>(bool frozen) noexcept {
@@ -326,7 +380,7 @@ public:
                   "dpgather: scatter copies rows that owe nothing; partial rows would lose the "
                   "other ranks' addends, use combine");
     const const_token_rows<replicated> from{global};
-    const detail::call_checks checks{config(), lane_.counts, plan, "scatter"};
+    const detail::call_checks checks = checks_of(plan, "scatter");
     const in_use guard{lane_.busy};
     if (!guard) return checks.refuse(errc::busy, subject::call, 1, 0);
     if (!broken_.ok()) return broken_;
@@ -335,14 +389,14 @@ public:
     const std::int32_t own = config().topology.dp_rank;
     if (plan.counts_known) {
       lane_.set_counts(plan);
-    } else if (lane_.counts.rows[own] != plan.real[own]) {
+    } else if (!row_mover<Communicator> && lane_.counts.rows[own] != plan.real[own]) {
       return checks.refuse(errc::count_changed, subject::counts, lane_.counts.rows[own],
                            plan.real[own]);
     }
     const result<bool> capturing = channel<Communicator>::run_on::is_capturing(stream);
     if (!capturing) return by_this_rank(capturing.status());
     if (status bad = holds_replays(checks, local.rows(), plan, *capturing); !bad) return bad;
-    if (!*capturing) {
+    if (!*capturing && plan.counts_known) {
       if (status bad = lane_.refresh(stream); !bad) return by_this_rank(bad);
     }
     return by_this_rank(plan.in_graph() ? scatter_in<situation::in_graph>(from, local, plan, stream)
@@ -356,6 +410,14 @@ private:
     constexpr bool sums_everything =
         detail::may_sum_everything<Policy, situation::eager>() ||
         (has_graphs<Policy> && detail::may_sum_everything<Policy, situation::in_graph>());
+    if constexpr (row_mover<Communicator>) {
+      // Arenas hold the rest; a row functor writes its rows here first.
+      constexpr bool as_they_are = Policy::row_op_type::is_identity;
+      return channel<Communicator>::live_bytes +
+             (as_they_are
+                  ? 0
+                  : static_cast<std::size_t>(rules.max_padded_rows()) * rules.config().row_bytes);
+    }
     if (sums_everything) return channel<Communicator>::live_bytes + rules.max_global_bytes();
     return channel<Communicator>::live_bytes +
            static_cast<std::size_t>(
@@ -369,7 +431,7 @@ private:
   [[nodiscard]] status call(operation what, const const_token_rows<State>& from,
                             const step_plan& plan, stream_type stream, Check check,
                             Body body) noexcept {
-    const detail::call_checks checks{config(), lane_.counts, plan, name_of(what)};
+    const detail::call_checks checks = checks_of(plan, name_of(what));
     const in_use guard{lane_.busy};
     if (!guard) return checks.refuse(errc::busy, subject::call, 1, 0);
     if (status bad = standing(); !bad) return bad;
@@ -381,7 +443,8 @@ private:
                               static_cast<std::int64_t>(plan.mode), 0);
     if (refused.ok()) refused = check(checks, *capturing);
     bool announced = false;
-    if constexpr (Communicator::compares_plans || Policy::checks_type::compare_plans) {
+    if constexpr (!row_mover<Communicator> &&
+                  (Communicator::compares_plans || Policy::checks_type::compare_plans)) {
       // A capture moves nothing and cannot wait; its replays are compared by `refresh_counts`.
       if (!*capturing) {
         ++lane_.call_index;
@@ -393,12 +456,13 @@ private:
       }
     }
     if (!refused.ok()) return announced ? refused : ended(refused, *capturing);
-    if (plan.counts_known) {
-      lane_.set_counts(plan);
+    if (plan.counts_known || row_mover<Communicator>) {
+      bring_counts(plan);
     } else {
       learn_counts(plan);
     }
-    if (!*capturing) {
+    // A combine goes by what the gather before it has told.
+    if (!*capturing && (plan.counts_known || (tells_own_count && what == operation::gather))) {
       if (status bad = lane_.refresh(stream); !bad) return ended(bad, false);
     }
     const bool frozen = plan.in_graph() || *capturing; // a replay may bring other counts
@@ -410,6 +474,12 @@ private:
       done.cause = errc::ok;
     }
     return ended(done, *capturing, true);
+  }
+
+  [[nodiscard]] detail::call_checks checks_of(const step_plan& plan,
+                                              const char* where) const noexcept {
+    return {config(), channel<Communicator>::run_on::has_own_memory ? nullptr : &lane_.counts, plan,
+            where};
   }
 
   /// A captured call serves every count that its shape has room for: so must the local view.
@@ -502,6 +572,77 @@ private:
     return in_memory(global.rows() > 0 ? global.data() : nullptr, subject::global, where);
   }
 
+  /// Whether kernels tell each other the counts, and this rank's comes from its plan.
+  static constexpr bool tells_own_count =
+      row_mover<Communicator> && Policy::counts_type::kind == counts_kind::exchanged;
+
+  /// The plan's counts, as far as the host knows them, on their way to the kernels. Where kernels
+  /// tell each other, the device may hold another count of this rank by now: it is always written.
+  void bring_counts(const step_plan& plan) noexcept {
+    if (plan.counts_known) {
+      lane_.set_counts(plan);
+    } else if constexpr (tells_own_count) {
+      const std::int32_t own = config().topology.dp_rank;
+      lane_.set(own, plan.real[own], plan.padded[own]);
+      lane_.stale = true;
+    }
+  }
+
+  /// Views, inputs and rows of the channel are what this configuration needs.
+  [[nodiscard]] status has_room() noexcept requires row_mover<Communicator> {
+    const peer_layout& has = lane_.comm.layout();
+    const auto refuse = [&](subject about, std::int64_t value, std::int64_t limit) {
+      return status{.code = errc::capacity_exceeded,
+                    .about = about,
+                    .rank = lane_.comm.rank(),
+                    .value = value,
+                    .limit = limit,
+                    .where = "DpGather"};
+    };
+    if (rules_.max_global_rows() > has.view_rows)
+      return refuse(subject::global, rules_.max_global_rows(), has.view_rows);
+    if (config().max_rows_per_rank > has.rank_rows)
+      return refuse(subject::max_rows, config().max_rows_per_rank, has.rank_rows);
+    if (config().row_bytes != has.row_bytes[0])
+      return refuse(subject::row_bytes, static_cast<std::int64_t>(config().row_bytes),
+                    has.row_bytes[0]);
+    return {};
+  }
+  /// Rows, and what is brought along, are what the arena was sized for.
+  template <row_state State>
+  [[nodiscard]] status fits_arena(const detail::call_checks& checks, std::size_t row_bytes,
+                                  const gather_along& along, std::int64_t real,
+                                  const step_plan& plan) noexcept {
+    if constexpr (row_mover<Communicator>) {
+      if (row_bytes != lane_.comm.layout().row_bytes[0])
+        return checks.refuse(errc::shape_mismatch, subject::row_bytes,
+                             static_cast<std::int64_t>(row_bytes),
+                             lane_.comm.layout().row_bytes[0]);
+    }
+    if (along.tensors.empty() && along.masks == nullptr) return {};
+    if constexpr (row_mover<Communicator>) {
+      const peer_layout& has = lane_.comm.layout();
+      const auto count = static_cast<std::int64_t>(along.tensors.size());
+      if (count + 1 > has.tensors || (std::same_as<State, partial> && plan.tp_size > 1))
+        return checks.refuse(errc::capacity_exceeded, subject::tensor, count,
+                             std::same_as<State, partial> ? 0 : has.tensors - 1);
+      for (std::size_t t = 0; t < along.tensors.size(); ++t) {
+        const const_token_rows<replicated>& each = along.tensors[t];
+        if (each.row_bytes() != has.row_bytes[t + 1])
+          return checks.refuse(errc::shape_mismatch, subject::tensor,
+                               static_cast<std::int64_t>(each.row_bytes()), has.row_bytes[t + 1]);
+        if (each.rows() < real)
+          return checks.refuse(errc::count_changed, subject::tensor, each.rows(), real);
+        if (const view_fault fault = check_view(each, subject::tensor))
+          return checks.refuse(fault.code, fault.about, fault.value, fault.limit);
+      }
+      return {};
+    } else {
+      return checks.refuse(errc::unsupported_type, subject::tensor,
+                           static_cast<std::int64_t>(along.tensors.size()), 0);
+    }
+  }
+
   /// Counts that the host did not know when it planned: brought by the announcement. Those that the
   /// engine wrote are in place already, and were compared by digest.
   void learn_counts(const step_plan& plan) noexcept {
@@ -515,7 +656,20 @@ private:
   template <situation Situation, row_state State>
   [[nodiscard]] status gather_in(const const_token_rows<State>& local,
                                  const token_rows<replicated>& global, const step_plan& plan,
-                                 stream_type stream, bool frozen) noexcept {
+                                 stream_type stream, bool frozen,
+                                 [[maybe_unused]] const gather_along& along) noexcept {
+    if constexpr (row_mover<Communicator>) {
+      (void)frozen;
+      return detail::moved_call<resolved<Policy, Situation>, Communicator>{lane_, plan, stream}
+          .gather(local, global, along);
+    } else {
+      return gather_by_collectives<Situation>(local, global, plan, stream, frozen);
+    }
+  }
+  template <situation Situation, row_state State>
+  [[nodiscard]] status
+  gather_by_collectives(const const_token_rows<State>& local, const token_rows<replicated>& global,
+                        const step_plan& plan, stream_type stream, bool frozen) noexcept {
     detail::gather_call<resolved<Policy, Situation>, Communicator, State> of{lane_, local,  global,
                                                                              plan,  stream, frozen};
     // Only modes that the policy can come to are instantiated.
@@ -532,6 +686,19 @@ private:
   [[nodiscard]] status combine_in(const const_token_rows<partial>& global,
                                   const token_rows<replicated>& local, const step_plan& plan,
                                   stream_type stream, bool frozen) noexcept {
+    if constexpr (row_mover<Communicator>) {
+      (void)frozen;
+      return detail::moved_call<resolved<Policy, Situation>, Communicator>{lane_, plan, stream}
+          .combine(global, local);
+    } else {
+      return combine_by_collectives<Situation>(global, local, plan, stream, frozen);
+    }
+  }
+  template <situation Situation>
+  [[nodiscard]] status combine_by_collectives(const const_token_rows<partial>& global,
+                                              const token_rows<replicated>& local,
+                                              const step_plan& plan, stream_type stream,
+                                              bool frozen) noexcept {
     detail::combine_call<resolved<Policy, Situation>, Communicator> of{lane_, global, local,
                                                                        plan,  stream, frozen};
     if constexpr (detail::may_choose<Policy, Situation>(mode_kind::all_gather))

@@ -1,6 +1,7 @@
 #include <dpgather/comm/handle_exchange.hpp>
 
 #include <dpgather/comm/host_communicator.hpp>
+#include <dpgather/comm/peer_votes.hpp>
 #include <dpgather/comm/run_ranks.hpp>
 
 #include <support/socket_ranks.hpp>

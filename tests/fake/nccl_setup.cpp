@@ -29,23 +29,24 @@ static_assert(dg::bootstrap<dg::nccl_bootstrap>);
 namespace {
 
 using ts::patient_ns;
-#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
-constexpr bool is_slow = true; // a warm-up takes seconds
-#else
-constexpr bool is_slow = false;
-#endif
+constexpr std::size_t few_bytes = dg::executor<cudaStream_t>::warm_up_bytes;
 /// Long enough to come to where a call fails.
-constexpr std::int64_t short_ns = is_slow ? 1'000'000'000 : 100'000'000;
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+constexpr std::int64_t short_ns = 500'000'000;
+#else
+constexpr std::int64_t short_ns = 100'000'000;
+#endif
 
 /// What every rank's `nccl_owner` answered; `body(rank, owner)` runs on it where it works.
 template <class Body>
-std::vector<dg::status> make_owners(const dg::topology& shape, std::int64_t timeout_ns, Body body) {
+std::vector<dg::status> make_owners(const dg::topology& shape, std::int64_t timeout_ns, Body body,
+                                    std::size_t warm_up_bytes = few_bytes) {
   dg::steady_wait_clock clock;
   dg::host_world world{shape, clock, patient_ns};
   std::vector<dg::status> said(static_cast<std::size_t>(shape.world_size()));
   fake_cuda::as_ranks(shape.world_size(), [&](std::int32_t rank) {
     dg::host_communicator ranks{world, rank};
-    dg::nccl_owner owner{ranks, shape.at(rank), timeout_ns};
+    dg::nccl_owner owner{ranks, shape.at(rank), timeout_ns, warm_up_bytes};
     said[static_cast<std::size_t>(rank)] = owner.check();
     if (owner.check().ok()) body(rank, owner);
   });
@@ -136,12 +137,7 @@ TEST_CASE("nccl_owner: whatever fails on one rank, that rank says what and the o
   for (const fragile& each : all) fake_cuda::fail_nth(each.function, each.calls + 1, each.code, 1);
   check_all_work(make_owners(shape, patient_ns));
   for (const fragile& each : all) {
-    const int last_mute = each.mute.empty() ? 0 : each.mute.back();
-    for (int nth = 1; nth <= each.calls; ++nth) {
-      // After a whole warm-up.
-      if (is_slow && nth > last_mute && std::string{each.function} != "cudaMalloc") continue;
-      check_one_fails(shape, each, nth, (nth + 1) % 2);
-    }
+    for (int nth = 1; nth <= each.calls; ++nth) check_one_fails(shape, each, nth, (nth + 1) % 2);
   }
   check_one_fails(shape, {"ncclGetUniqueId", ncclSystemError, "ncclSystemError", 1, {}}, 1, 0);
   check_one_fails({.dp_size = 3},
@@ -165,6 +161,29 @@ TEST_CASE("nccl_owner: NCCL fails in the warm-up") {
   fake_cuda::check_clean();
 }
 
+TEST_CASE("nccl_owner: the warm-up moves as much as it was told to") {
+  const dg::topology shape{.dp_size = 3};
+  const auto nothing = [](std::int32_t, dg::nccl_owner&) {};
+  struct asked {
+    std::size_t bytes, of_each;
+  };
+  for (const asked& each :
+       {asked{0, 4096}, asked{3 * (4096 + 64) - 1, 4096}, asked{3 * 8192 + 5, 8192}}) {
+    CAPTURE(each.bytes);
+    fake_cuda::reset(3);
+    check_all_work(make_owners(shape, patient_ns, nothing, each.bytes));
+    REQUIRE(ts::log_is_complete());
+    std::size_t most = 0;
+    for (const fake_cuda::call_record& call : fake_cuda::log())
+      if (call.call == "ncclAllGather") most = std::max(most, call.count);
+    CHECK(most == each.of_each);
+  }
+  // What others get. The fake's log forgets how much that is.
+  fake_cuda::reset(3);
+  check_all_work(make_owners(shape, patient_ns, nothing, dg::nccl_warm_up::default_bytes));
+  fake_cuda::check_clean();
+}
+
 TEST_CASE("nccl_owner: a rank that does not come, or has another world in mind") {
   const dg::topology shape{.dp_size = 3};
   fake_cuda::reset(3);
@@ -175,7 +194,7 @@ TEST_CASE("nccl_owner: a rank that does not come, or has another world in mind")
     fake_cuda::as_ranks(3, [&](std::int32_t rank) {
       if (rank == 1) return;
       dg::host_communicator ranks{world, rank};
-      const dg::nccl_owner owner{ranks, shape.at(rank), patient_ns};
+      const dg::nccl_owner owner{ranks, shape.at(rank), patient_ns, few_bytes};
       said[static_cast<std::size_t>(rank)] = owner.check();
     });
     for (const std::int32_t rank : {0, 2}) {
@@ -190,7 +209,7 @@ TEST_CASE("nccl_owner: a rank that does not come, or has another world in mind")
     std::vector<dg::status> said(3);
     fake_cuda::as_ranks(3, [&](std::int32_t rank) {
       dg::host_communicator ranks{world, rank};
-      const dg::nccl_owner owner{ranks, rank == 1 ? wrong : shape.at(rank), patient_ns};
+      const dg::nccl_owner owner{ranks, rank == 1 ? wrong : shape.at(rank), patient_ns, few_bytes};
       said[static_cast<std::size_t>(rank)] = owner.check();
     });
     CHECK_MESSAGE(said[1].code == errc::bad_group, text_of(said[1]));

@@ -155,7 +155,8 @@ public:
   /// New communicators, the engine's or an `nccl_owner`'s, and a new channel on them.
   void open(bool owned = false) {
     if (owned) {
-      owner_.emplace(ranks_, ranks_.topology(), timeout_ns_);
+      owner_.emplace(ranks_, ranks_.topology(), timeout_ns_,
+                     dg::executor<cudaStream_t>::warm_up_bytes);
       REQUIRE_MESSAGE(owner_->check().ok(), text_of(owner_->check()));
     } else {
       engine_.emplace(ranks_, timeout_ns_);

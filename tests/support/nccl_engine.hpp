@@ -10,6 +10,8 @@
 
 #include <dpgather/comm/nccl_communicator.cuh>
 #include <dpgather/comm/nccl_owner.cuh>
+#include <dpgather/comm/nccl_warm_up.cuh>
+#include <dpgather/device/executor.hpp>
 
 #include <algorithm>
 #include <cstddef>
@@ -27,11 +29,19 @@ inline void cuda_must(cudaError_t code, const char* what) {
     throw std::runtime_error{std::string{what} + ": " + cudaGetErrorName(code)};
 }
 
+/// What communicators warm up with: the default, or less where the executor says that less will do.
+template <class Executor>
+inline constexpr std::size_t warm_up_bytes_on = dg::nccl_warm_up::default_bytes;
+template <class Executor>
+requires requires { Executor::warm_up_bytes; }
+inline constexpr std::size_t warm_up_bytes_on<Executor> = Executor::warm_up_bytes;
+
 /// A rank's device, communicators and stream. The thread that made it is the rank.
 class nccl_rank {
 public:
   explicit nccl_rank(dg::host_communicator& ranks, std::int64_t timeout_ns = 90'000'000'000)
-      : owner_{at_device(ranks), ranks.topology(), timeout_ns} {
+      : owner_{at_device(ranks), ranks.topology(), timeout_ns,
+               warm_up_bytes_on<dg::executor<cudaStream_t>>} {
     if (!owner_.check()) throw std::runtime_error{owner_.check().message().c_str()};
     cuda_must(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "stream");
     mine_ = this;

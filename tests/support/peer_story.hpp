@@ -2,9 +2,9 @@
 
 /// @file
 /// Stories of a peer channel: sequences of gathers and combines that every rank lives through at
-/// its own pace, without any barrier between ranks. Before a call a rank writes its inputs, after it
-/// it looks at every byte of the outputs: one text for CPU threads and for kernels, so that nothing
-/// but the protocol keeps the ranks together.
+/// its own pace, without any barrier between ranks. Before a call a rank writes its inputs, after
+/// it it looks at every byte of the outputs: one text for CPU threads and for kernels, so that
+/// nothing but the protocol keeps the ranks together.
 
 #include "payload.hpp"
 #include "random_cases.hpp"
@@ -43,7 +43,7 @@ struct story_call {
 struct story_rank {
   dg::peer_lane lane{};
   dg::count_set* live = nullptr;
-  std::byte* local[dg::max_peer_tensors]{};      ///< inputs
+  std::byte* local[dg::max_peer_tensors]{}; ///< inputs
   std::uint64_t local_stride[dg::max_peer_tensors]{};
   std::byte* output = nullptr; ///< of combines, dense
   std::uint64_t* wrong = nullptr;
@@ -54,8 +54,8 @@ inline constexpr unsigned char untouched = 0x5a;
 
 /// The bytes of a story, by call, tensor, rank, row and column.
 struct story_bytes {
-  DPGATHER_HOST_DEVICE static std::uint64_t mixed(std::uint64_t a, std::uint64_t b,
-                                                  std::uint64_t c, std::uint64_t d) {
+  DPGATHER_HOST_DEVICE static std::uint64_t mixed(std::uint64_t a, std::uint64_t b, std::uint64_t c,
+                                                  std::uint64_t d) {
     std::uint64_t state = 0x9e3779b97f4a7c15U;
     const std::uint64_t words[] = {a, b, c, d};
     for (const std::uint64_t word : words) {
@@ -93,10 +93,22 @@ public:
       : block_{block}, rank_{rank}, meet_{meet} {}
 
   DPGATHER_HOST_DEVICE void tell(const story_call& call) {
+    prepare(call);
+    make(call);
+    look(call);
+  }
+  /// Writes the inputs of a call.
+  DPGATHER_HOST_DEVICE void prepare(const story_call& call) {
     before(call);
     meet_();
+  }
+  /// The call itself.
+  DPGATHER_HOST_DEVICE void make(const story_call& call) {
     if (block_.block() < static_cast<std::uint32_t>(call.blocks)) run(call);
     meet_();
+  }
+  /// Looks at every byte of the outputs.
+  DPGATHER_HOST_DEVICE void look(const story_call& call) {
     after(call);
     meet_();
   }
@@ -126,9 +138,8 @@ private:
   /// The input that the combine will read; the job decides alike.
   [[nodiscard]] DPGATHER_HOST_DEVICE std::int32_t input_of(const story_call& call) const {
     const dg::peer_state& state = rank_.lane.state();
-    return dg::peer_combine<Sum>::choose(call.input, layout().input_count,
-                                         block_.word(&state.input_used[0]),
-                                         block_.word(&state.epoch[0]) + 1);
+    return dg::choose_input(call.input, layout().input_count, block_.word(&state.input_used[0]),
+                            block_.word(&state.epoch[0]) + 1);
   }
 
   DPGATHER_HOST_DEVICE void before(const story_call& call) {
@@ -145,8 +156,7 @@ private:
     }
     if (call.combines) {
       const std::int32_t which = input_of(call);
-      storage* const to =
-          reinterpret_cast<storage*>(rank_.lane.mine(layout().inputs[which]));
+      storage* const to = reinterpret_cast<storage*>(rank_.lane.mine(layout().inputs[which]));
       const std::uint64_t elements = layout().row_bytes[0] / sizeof(storage);
       for_each(call.global_rows, elements, [&](std::int64_t row, std::uint64_t e) {
         storage value;
@@ -278,8 +288,9 @@ private:
       for_each(call.global_rows, row_bytes, [&](std::int64_t row, std::uint64_t b) {
         const std::int32_t d = owner(call, row);
         const auto expected =
-            d >= 0 ? std::byte{story_bytes::of_row(call.key, t, d, row - offset(call, d), b)}
-                   : static_cast<std::byte>(t == 0 ? call.fill.bits >> (b % call.fill.size * 8) : 0);
+            d >= 0
+                ? std::byte{story_bytes::of_row(call.key, t, d, row - offset(call, d), b)}
+                : static_cast<std::byte>(t == 0 ? call.fill.bits >> (b % call.fill.size * 8) : 0);
         if (view[static_cast<std::uint64_t>(row) * row_bytes + b] != expected)
           note(call, 5 + t, row, b);
       });
@@ -346,9 +357,10 @@ struct story_options {
   std::size_t row_bytes[dg::max_peer_tensors]{};
   std::int32_t tensors = 1;
   std::size_t most_line_bytes = 1 << 16;
-  std::int32_t blocks = 2;      ///< at most, of a rank
-  std::int32_t same_kind = 30;  ///< percent of calls that repeat the last one's operation
+  std::int32_t blocks = 2;     ///< at most, of a rank
+  std::int32_t same_kind = 30; ///< percent of calls that repeat the last one's operation
   bool exchanged = true;
+  bool whole_lines = true;
 };
 
 /// Random calls for a world.
@@ -379,8 +391,8 @@ std::vector<story_call> draw_story(random_source& random, const story_options& w
     plan.tp_size = with.tp_size;
     plan.layout = slots ? dg::layout_kind::slots : dg::layout_kind::packed;
     plan.stride = slots ? std::max<std::int64_t>(1, random.between(most, with.rank_rows)) : 0;
-    plan.global_rows = slots ? plan.stride * with.dp_size
-                             : random.between(sum, with.rank_rows * with.dp_size);
+    plan.global_rows =
+        slots ? plan.stride * with.dp_size : random.between(sum, with.rank_rows * with.dp_size);
     static const dg::count_set none{};
     call.places = dg::placement{plan, none};
     call.global_rows = plan.global_rows;
@@ -390,8 +402,8 @@ std::vector<story_call> draw_story(random_source& random, const story_options& w
                                                       : dg::counts_kind::agreed;
     call.input = -1;
     call.blocks = random.between(1, with.blocks);
-    call.fill = dg::fill_word{random.chance(70) ? dg::zero_fill()
-                                                : dg::value_fill(dg::element::bf16, -3)};
+    call.fill =
+        dg::fill_word{random.chance(70) ? dg::zero_fill() : dg::value_fill(dg::element::bf16, -3)};
     call.key = key * 1'000'000 + c + 1;
     call.shape = static_cast<std::uint32_t>(call.key);
     out.push_back(call);
@@ -409,6 +421,7 @@ inline dg::peer_limits limits_of(const story_options& with) {
   out.tensors = with.tensors;
   for (std::int32_t t = 0; t < with.tensors; ++t) out.row_bytes[t] = with.row_bytes[t];
   out.most_line_bytes = with.most_line_bytes;
+  out.whole_lines = with.whole_lines;
   return out;
 }
 
@@ -430,11 +443,11 @@ inline story_options draw_options(random_source& random, std::int32_t most_ranks
   std::size_t row = 0;
   for (std::int32_t t = 0; t < out.tensors; ++t) row += out.row_bytes[t];
   // None, some or all ranks travel in lines.
-  out.most_line_bytes = random.chance(40) ? 1 << 20
-                        : random.chance(50)
-                            ? row * random.between<std::size_t>(
-                                        0, static_cast<std::size_t>(out.rank_rows))
-                            : 0;
+  out.most_line_bytes =
+      random.chance(40) ? 1 << 20
+      : random.chance(50)
+          ? row * random.between<std::size_t>(0, static_cast<std::size_t>(out.rank_rows))
+          : 0;
   return out;
 }
 

@@ -88,9 +88,11 @@ struct combined_rows {
   std::int32_t rank = 0;   ///< whose rows they are
   std::int32_t buffer = 0; ///< that the ranks sent
   bool packed = true;
+  bool clears_tail = false; ///< up to the longest rank's rows, as slots have it anyway
 
   DPGATHER_HOST_DEVICE std::uint16_t operator()(std::int64_t row, std::int32_t column) const {
-    if (row >= what.counts[rank]) return !packed && row < what.rows ? 0 : poisoned_element;
+    if (row >= what.counts[rank])
+      return (!packed || clears_tail) && row < what.rows ? 0 : poisoned_element;
     std::int32_t sum = 0;
     for (std::int32_t r = 0; r < what.ranks; ++r)
       sum += payload({r, buffer, partial_rows::named(what, {rank, row})}, column);

@@ -39,8 +39,8 @@ inline void poison_local(const collective_rank& here, const collective_case& wha
 [[nodiscard]] inline std::int64_t wrong_after_combine(const collective_rank& here,
                                                       const collective_case& what,
                                                       const std::byte* local, std::int32_t buffer,
-                                                      row_layout layout) {
-  const combined_rows want{what, here.rank(), buffer, layout == row_layout::packed};
+                                                      row_layout layout, bool clears_tail = false) {
+  const combined_rows want{what, here.rank(), buffer, layout == row_layout::packed, clears_tail};
   return here.checker().wrong(local, std::int64_t{what.rows} + 1, what.hidden, want, here.stream());
 }
 

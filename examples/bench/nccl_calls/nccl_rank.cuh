@@ -3,7 +3,7 @@
 /// @file
 /// One rank: its GPU, stream, communicator, buffers, and one channel for each policy.
 
-#include "../support/check.cuh"
+#include "../support/check_nccl.cuh"
 #include "../support/device_memory.cuh"
 #include "../support/payload.hpp"
 #include "../support/run_group.cuh"
@@ -18,16 +18,10 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
-#include <cstdio>
 #include <thread>
 #include <vector>
 
 namespace bench {
-
-inline void must(ncclResult_t code, const char* what) {
-  if (code != ncclSuccess) std::fprintf(stderr, "%s: %s\n", what, ncclGetLastError(nullptr));
-  must(dg::nccl_status(code, what), what);
-}
 
 /// A channel and its workspace.
 template <class Policy>

@@ -27,7 +27,7 @@ enum class subgroup_kind : std::uint8_t {
   attention_tp, ///< the A ranks of this data-parallel rank
 };
 
-/// A group of ranks that move bytes together on a stream.
+/// A group of ranks whose collectives move bytes together on a stream.
 ///
 /// All calls are collective over the group, in the same order on every rank. Buffers belong to the
 /// caller and must live until the stream reaches the end of the call. `send` may lie inside `recv`
@@ -40,25 +40,11 @@ enum class subgroup_kind : std::uint8_t {
 ///   rank's `send` goes to the start of `recv`.
 /// - `announce(mine, all, stream)`: exchanges what the ranks are about to do and answers `judge`;
 ///   `all` is empty or has one record for each rank.
-/// - `subgroup(kind)`: a communicator over fewer ranks, borrowed or split.
-/// `compares_plans`: announcing is part of every call here, not a debugging aid.
-/// `freezes_counts`: the v-variants take their pieces from the host, so that a capture would freeze
-/// them.
-/// Optional: `standing()`, whether calls can be made, asked before a call starts anything; and
-/// `fail(why)`, by which a rank that left a call midway ends its communicator for good.
 template <class C>
-concept communicator = requires(C& c, const void* send, void* recv, std::size_t bytes,
-                                std::span<const piece> pieces, const call_record& mine,
-                                std::span<call_record> all, typename C::stream_type stream) {
-  requires option_of<typename C::tag, category::comm>;
-  { C::compares_plans } -> std::convertible_to<bool>;
-  { C::freezes_counts } -> std::convertible_to<bool>;
-  { c.rank() }
-  noexcept->std::convertible_to<std::int32_t>;
-  { c.size() }
-  noexcept->std::convertible_to<std::int32_t>;
-  { c.subgroup(subgroup_kind::attention_tp) }
-  noexcept->std::same_as<C>;
+concept collective_communicator = requires(C& c, const void* send, void* recv, std::size_t bytes,
+                                           std::span<const piece> pieces, const call_record& mine,
+                                           std::span<call_record> all,
+                                           typename C::stream_type stream) {
   { c.announce(mine, all, stream) }
   noexcept->std::same_as<status>;
   { c.all_gather(send, recv, bytes, stream) }
@@ -71,6 +57,43 @@ concept communicator = requires(C& c, const void* send, void* recv, std::size_t 
   noexcept->std::same_as<status>;
   { c.reduce_scatter_v(send, recv, pieces, element::f32, stream) }
   noexcept->std::same_as<status>;
+};
+
+/// A communicator that moves the rows of a call itself, by counts that its kernels read; it owns
+/// the views that rows are gathered into and the inputs that are combined. See
+/// `basic_peer_communicator`.
+template <class C>
+concept row_mover = requires(C& c, std::int32_t which, const std::byte* data) {
+  requires C::moves_rows;
+  { c.view(which) }
+  noexcept->std::same_as<std::byte*>;
+  { c.input(which) }
+  noexcept->std::same_as<std::byte*>;
+  { c.input_at(data) }
+  noexcept->std::same_as<std::int32_t>;
+  { c.prepare(element::f32) }
+  noexcept->std::same_as<status>;
+};
+
+/// A group of ranks: one that has collectives, or one that moves rows itself.
+///
+/// - `subgroup(kind)`: a communicator over fewer ranks, borrowed or split.
+/// `compares_plans`: announcing is part of every call here, not a debugging aid.
+/// `freezes_counts`: the v-variants take their pieces from the host, so that a capture would freeze
+/// them.
+/// Optional: `standing()`, whether calls can be made, asked before a call starts anything; and
+/// `fail(why)`, by which a rank that left a call midway ends its communicator for good.
+template <class C>
+concept communicator = (collective_communicator<C> || row_mover<C>)&&requires(C& c) {
+  requires option_of<typename C::tag, category::comm>;
+  { C::compares_plans } -> std::convertible_to<bool>;
+  { C::freezes_counts } -> std::convertible_to<bool>;
+  { c.rank() }
+  noexcept->std::convertible_to<std::int32_t>;
+  { c.size() }
+  noexcept->std::convertible_to<std::int32_t>;
+  { c.subgroup(subgroup_kind::attention_tp) }
+  noexcept->std::same_as<C>;
 };
 
 /// The communicator class behind a policy's tag; specialised beside each class.

@@ -18,6 +18,7 @@
 #include <algorithm>
 #include <chrono>
 #include <condition_variable>
+#include <cstddef>
 #include <cstdint>
 #include <exception>
 #include <memory>
@@ -34,18 +35,22 @@ namespace dpgather::inline v0 {
 /// Collective to construct, with the device of the rank current. Bounded: NCCL's own initialisation
 /// has no deadline, so it runs on a thread of its own, which is left behind when `timeout_ns` has
 /// passed. (NCCL's non-blocking communicators are no way out: they start a thread for every call.)
-/// Warms up (see `warm_up`), so that the first call may be a captured one. Allocates. Errors of the
-/// construction, where one rank's failure is every rank's: those of the bootstrap, `native_error`,
-/// `timeout`, `nccl_version`, `peer_refused{rank}` where another rank failed; see `check()`.
+/// Warms up (see `nccl_warm_up`, also for `warm_up_bytes`), so that the first call may be a
+/// captured one. Allocates. Errors of the construction, where one rank's failure is every rank's:
+/// those of the bootstrap, `native_error`, `timeout`, `nccl_version`, `peer_refused{rank}` where
+/// another rank failed; see `check()`.
 class nccl_owner {
 public:
   template <bootstrap Bootstrap>
   nccl_owner(Bootstrap& ranks, const topology& place,
-             std::int64_t timeout_ns = nccl_bootstrap::default_timeout_ns) {
+             std::int64_t timeout_ns = nccl_bootstrap::default_timeout_ns,
+             std::size_t warm_up_bytes = nccl_warm_up::default_bytes) {
     ncclUniqueId id{};
     status mine = meet(ranks, place, id);
     if (mine.ok())
-      mine = bounded(timeout_ns, [id, place, timeout_ns] { return make(id, place, timeout_ns); });
+      mine = bounded(timeout_ns, [id, place, timeout_ns, warm_up_bytes] {
+        return make(id, place, timeout_ns, warm_up_bytes);
+      });
     // Whoever failed says so, so that no rank goes on alone.
     failure_ = agreed(ranks, mine);
     if (!failure_.ok()) {
@@ -134,7 +139,7 @@ private:
   }
   /// NCCL's part: collective, and blocking for as long as NCCL likes.
   [[nodiscard]] static communicators make(const ncclUniqueId& id, const topology& place,
-                                          std::int64_t timeout_ns) {
+                                          std::int64_t timeout_ns, std::size_t warm_up_bytes) {
     using clock = std::chrono::steady_clock;
     const clock::time_point end = clock::now() + std::chrono::nanoseconds{timeout_ns / 10 * 8};
     communicators out;
@@ -147,7 +152,7 @@ private:
           "nccl_owner", rank);
     if (out.done.ok()) {
       nccl_world briefly{place, out.world, out.attention_tp};
-      nccl_warm_up first{briefly};
+      nccl_warm_up first{briefly, warm_up_bytes};
       out.done = briefly.check().ok() ? first.check() : briefly.check();
       const std::int64_t left = std::chrono::nanoseconds{end - clock::now()}.count();
       if (out.done.ok()) out.done = first.run(std::max<std::int64_t>(left, 0));

@@ -24,7 +24,7 @@ namespace dpgather::inline v0 {
 namespace detail {
 
 /// Every collective of one group once: small, where NCCL may take its trees, and large, where it
-/// takes its rings. `to` holds `size * bytes`.
+/// takes its rings: `bytes` of each rank. `to` holds those of all.
 [[nodiscard]] inline status use_all_collectives(nccl_communicator& group, std::byte* to,
                                                 std::size_t bytes, cudaStream_t stream) {
   const auto size = static_cast<std::size_t>(group.size());
@@ -54,15 +54,23 @@ namespace detail {
 
 /// The first use of every collective of a world and of its attention-TP groups.
 ///
-/// Ownership: borrows the world; owns up to 64 MiB of device memory and a stream. Collective, with
-/// the rank's device current. After a failure something may still run on what it owns, and freeing
-/// would wait for that: then it is left alone, unless `free` is called after the world's abort.
+/// Ownership: borrows the world; owns device memory, as much as its largest collective moves, and a
+/// stream. Collective, with the rank's device current. After a failure something may still run on
+/// what it owns, and freeing would wait for that: then it is left alone, unless `free` is called
+/// after the world's abort.
 class nccl_warm_up {
 public:
-  explicit nccl_warm_up(nccl_world& world) noexcept
-      : all_{world}, bytes_{std::max<std::size_t>(
-                         (std::size_t{16} << 20) / static_cast<std::size_t>(all_.size()) / 64 * 64,
-                         4096)} {
+  /// Large enough for NCCL to take its rings.
+  static constexpr std::size_t default_bytes = std::size_t{16} << 20;
+  /// No rank's part of the largest collective is smaller.
+  static constexpr std::size_t least_bytes_per_rank = 4096;
+
+  /// `bytes`: what the largest collective moves, the parts of all ranks together; rounded down to
+  /// 64 for each rank, and up to `least_bytes_per_rank`. The same on all ranks. With less than the
+  /// default NCCL may leave algorithms unconnected until a step first takes them.
+  explicit nccl_warm_up(nccl_world& world, std::size_t bytes = default_bytes) noexcept
+      : all_{world}, bytes_{std::max(bytes / static_cast<std::size_t>(all_.size()) / 64 * 64,
+                                     least_bytes_per_rank)} {
     const std::size_t room = static_cast<std::size_t>(all_.size()) * bytes_;
     failure_ = cuda_status(cudaMalloc(reinterpret_cast<void**>(&scratch_), room), "warm_up");
     if (failure_.ok())
@@ -108,11 +116,12 @@ private:
 
 /// Runs every collective of a world, and of its attention-TP groups, once, and waits. Collective;
 /// once, before the first capture, with the rank's device current. `nccl_owner` has done it;
-/// engines that bring communicators which have not worked yet call it. Allocates up to 16 MiB of
-/// device memory and frees it, but for what may still be in use after a failure. Errors: `timeout`,
-/// `native_error`; sticky in the world.
-[[nodiscard]] inline status warm_up(nccl_world& world, std::int64_t timeout_ns) {
-  nccl_warm_up first{world};
+/// engines that bring communicators which have not worked yet call it. `bytes`: of the largest
+/// collective, see `nccl_warm_up`. Allocates as much device memory and frees it, but for what may
+/// still be in use after a failure. Errors: `timeout`, `native_error`; sticky in the world.
+[[nodiscard]] inline status warm_up(nccl_world& world, std::int64_t timeout_ns,
+                                    std::size_t bytes = nccl_warm_up::default_bytes) {
+  nccl_warm_up first{world, bytes};
   return first.check().ok() ? first.run(timeout_ns) : first.check();
 }
 

@@ -2,16 +2,15 @@
 
 /// @file
 /// Peer memory from NCCL: an arena registered as a window, mapped among all ranks that NCCL's
-/// device interface can load from and store to. The only header with that interface; needs nvcc
-/// and NCCL 2.28 or later.
+/// device interface can load from and store to. Needs nvcc and NCCL 2.28 or later.
 
 #include <dpgather/bootstrap.hpp>
-#include <dpgather/comm/handle_exchange.hpp>
+#include <dpgather/comm/nccl_device.cuh>
 #include <dpgather/comm/nccl_status.cuh>
+#include <dpgather/comm/peer_votes.hpp>
 #include <dpgather/config.hpp>
 #include <dpgather/device/cuda_runtime.cuh>
 #include <dpgather/device/executor.cuh>
-#include <dpgather/device/executor.hpp>
 #include <dpgather/protocol/peer_pointers.hpp>
 #include <dpgather/status.hpp>
 
@@ -22,47 +21,7 @@
 #include <cstdint>
 #include <cstring>
 
-// NCCL's header does not compile without warnings.
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wconversion"
-#pragma GCC diagnostic ignored "-Wshadow"
-#pragma GCC diagnostic ignored "-Wunused-parameter"
-#include <nccl_device.h>
-#pragma GCC diagnostic pop
-
 namespace dpgather::inline v0 {
-namespace detail {
-
-/// A job, for kernels only, that writes down where a window of every rank begins. NCCL 2.28 tells
-/// nobody but kernels.
-struct read_lsa_pointers {
-  ncclWindow_t window;
-  void** out;
-  std::int32_t size;
-
-  [[nodiscard]] constexpr std::uint32_t parts() const noexcept { return 1; }
-  [[nodiscard]] constexpr std::uint64_t words() const noexcept { return 1; }
-  __device__ void operator()(std::uint32_t, worker_id worker) const noexcept {
-    if (worker.index >= static_cast<std::uint64_t>(size)) return;
-    const int peer = static_cast<int>(worker.index);
-    out[peer] = ncclGetLsaPointer(window, 0, peer);
-  }
-};
-
-/// `nccl_version{loaded, built}` unless the library is of the header's release (2.28, 2.29, ...):
-/// what kernels read of a window has another layout in others.
-[[nodiscard]] inline status check_nccl_device_version(const char* where) noexcept {
-  int loaded = 0;
-  if (status bad = nccl_status(ncclGetVersion(&loaded), where); !bad) return bad;
-  if (loaded / 100 == NCCL_VERSION_CODE / 100) return {};
-  return {.code = errc::nccl_version,
-          .value = loaded,
-          .limit = NCCL_VERSION_CODE,
-          .value_name = "loaded",
-          .where = where};
-}
-
-} // namespace detail
 
 /// An arena of `ncclMemAlloc` on the device of each rank, registered as a window without collective
 /// symmetry, so that NCCL makes no multicast object for it.

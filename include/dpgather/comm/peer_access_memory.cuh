@@ -5,7 +5,7 @@
 /// Needs the toolkit's headers, no nvcc.
 
 #include <dpgather/bootstrap.hpp>
-#include <dpgather/comm/handle_exchange.hpp>
+#include <dpgather/comm/peer_votes.hpp>
 #include <dpgather/config.hpp>
 #include <dpgather/device/cuda_runtime.cuh>
 #include <dpgather/hash.hpp>

@@ -31,8 +31,7 @@ __device__ __forceinline__ void store_relaxed(void* to, std::uint64_t a, std::ui
                : "l"(__cvta_generic_to_global(to)), "l"(a), "l"(b)
                : "memory");
 }
-__device__ __forceinline__ void load_relaxed(const void* from, std::uint64_t& a,
-                                             std::uint64_t& b) {
+__device__ __forceinline__ void load_relaxed(const void* from, std::uint64_t& a, std::uint64_t& b) {
   asm volatile("ld.relaxed.sys.global.v2.u64 {%0, %1}, [%2];"
                : "=l"(a), "=l"(b)
                : "l"(__cvta_generic_to_global(from))
@@ -69,12 +68,14 @@ __device__ __forceinline__ words4 load_peer(const std::byte* from) {
                : "memory");
   return out;
 }
-/// Input that nobody writes during the call, read once.
+/// Input, read once. Not by way of the read-only cache: an engine's kernel may be writing it still
+/// when this one is launched as its dependent.
 __device__ __forceinline__ words4 load_once(const std::byte* from) {
   words4 out;
-  asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+  asm volatile("ld.global.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
                : "=r"(out.x), "=r"(out.y), "=r"(out.z), "=r"(out.w)
-               : "l"(__cvta_generic_to_global(from)));
+               : "l"(__cvta_generic_to_global(from))
+               : "memory");
   return out;
 }
 __device__ __forceinline__ void store(std::byte* to, const words4& value) {
@@ -98,8 +99,8 @@ class gpu_block {
 public:
   using rules_type = Rules;
   static constexpr std::uint32_t looks_between = 256;
-  static constexpr int part_words = 2;         ///< 8-byte words of a line that a lane holds
-  static constexpr int lines_per_warp = 4;     ///< 8 lanes each
+  static constexpr int part_words = 2;     ///< 8-byte words of a line that a lane holds
+  static constexpr int lines_per_warp = 4; ///< 8 lanes each
   static constexpr int lines_at_once = 2;
 
   __device__ gpu_block(std::uint32_t index, std::uint32_t count, const Rules& rules,
@@ -130,9 +131,7 @@ public:
   [[nodiscard]] __device__ std::uint32_t warp() const noexcept {
     return threadIdx.x / 32 * count_ + index_;
   }
-  [[nodiscard]] __device__ std::uint32_t warps() const noexcept {
-    return blockDim.x / 32 * count_;
-  }
+  [[nodiscard]] __device__ std::uint32_t warps() const noexcept { return blockDim.x / 32 * count_; }
   [[nodiscard]] __device__ std::uint32_t line_in_warp() const noexcept {
     return threadIdx.x / 8 % lines_per_warp;
   }
@@ -198,10 +197,11 @@ public:
   __device__ void push(const detail::row_places<const std::byte>& from, row_range which,
                        std::byte* const* to, std::int32_t receivers) noexcept {
     if (which.count <= 0 || receivers == 0) return;
-    const std::byte* const start = from.data + static_cast<std::uint64_t>(which.first) * from.stride;
+    const std::byte* const start =
+        from.data + static_cast<std::uint64_t>(which.first) * from.stride;
     const std::uint64_t bytes = static_cast<std::uint64_t>(which.count) * from.row_bytes;
-    const auto addresses = reinterpret_cast<std::uintptr_t>(start) |
-                           reinterpret_cast<std::uintptr_t>(to[0]) | bytes;
+    const auto addresses =
+        reinterpret_cast<std::uintptr_t>(start) | reinterpret_cast<std::uintptr_t>(to[0]) | bytes;
     if (from.stride == from.row_bytes && addresses % 16 == 0) {
       const std::uint64_t words = bytes / 16;
       if (words >= std::uint64_t{count_} * blockDim.x * 4) {
@@ -224,8 +224,8 @@ public:
                                      row_range which) noexcept {
     std::byte* const start = to.data + static_cast<std::uint64_t>(which.first) * to.stride;
     const std::uint64_t bytes = static_cast<std::uint64_t>(which.count) * to.row_bytes;
-    const auto addresses = reinterpret_cast<std::uintptr_t>(start) |
-                           reinterpret_cast<std::uintptr_t>(from[0]) | bytes;
+    const auto addresses =
+        reinterpret_cast<std::uintptr_t>(start) | reinterpret_cast<std::uintptr_t>(from[0]) | bytes;
     if (to.stride != to.row_bytes || addresses % 16 != 0) return false;
     const std::uint64_t words = bytes / 16;
     if (sources <= 2) {
@@ -346,10 +346,9 @@ private:
                                     const word_sum<Sum>& high_sum) noexcept {
     const std::uint64_t low = low_sum.get();
     const std::uint64_t high = high_sum.get();
-    ptx::store(to, ptx::words4{static_cast<std::uint32_t>(low),
-                               static_cast<std::uint32_t>(low >> 32),
-                               static_cast<std::uint32_t>(high),
-                               static_cast<std::uint32_t>(high >> 32)});
+    ptx::store(
+        to, ptx::words4{static_cast<std::uint32_t>(low), static_cast<std::uint32_t>(low >> 32),
+                        static_cast<std::uint32_t>(high), static_cast<std::uint32_t>(high >> 32)});
   }
 
   std::uint32_t index_, count_;

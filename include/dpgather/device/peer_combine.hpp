@@ -16,6 +16,15 @@
 
 namespace dpgather::inline v0 {
 
+/// The input of a combine whose epoch is `epoch`: the one asked for, or with -1 one that the last
+/// call did not read.
+[[nodiscard]] DPGATHER_HOST_DEVICE inline std::int32_t choose_input(std::int32_t asked,
+                                                                    std::int32_t inputs,
+                                                                    std::uint64_t first_used,
+                                                                    std::uint64_t epoch) noexcept {
+  return asked >= 0 ? asked : inputs > 1 && first_used + 1 == epoch ? 1 : 0;
+}
+
 /// One rank's combine; inputs lie in the arena. A rank with few rows is sent its addends in lines;
 /// one with many reads them where they are, which needs nobody's consent: an input may be rewritten
 /// once its rank's next call has completed, and that one hears from every reader.
@@ -25,13 +34,6 @@ struct peer_combine {
   detail::row_places<std::byte> local{};
   fill_word fill{};
   std::int32_t input = 0; ///< which; -1: the one that the last call did not read
-
-  /// The input of a call whose epoch is `epoch`.
-  [[nodiscard]] DPGATHER_HOST_DEVICE static std::int32_t
-  choose(std::int32_t input, std::int32_t inputs, std::uint64_t first_used,
-         std::uint64_t epoch) noexcept {
-    return input >= 0 ? input : inputs > 1 && first_used + 1 == epoch ? 1 : 0;
-  }
 
   template <class Block>
   DPGATHER_HOST_DEVICE void operator()(Block& block) const noexcept {
@@ -49,7 +51,7 @@ struct peer_combine {
          d += static_cast<std::int32_t>(block.threads()))
       table.rows[d] = block.word(&rows.live->rows[d]);
     const std::int32_t which =
-        choose(input, rows.lane.layout.input_count, used[0], call.epoch());
+        choose_input(input, rows.lane.layout.input_count, used[0], call.epoch());
     (void)call.began_poisoned();
     block.sync_warp();
     rows.fill_table(call, block, 1);
@@ -62,8 +64,7 @@ struct peer_combine {
       DPGATHER_ROLLED
       for (std::int32_t r = 0; r < rows.lane.ranks(); ++r)
         read_by_peers = read_by_peers || !table.share[r].lines;
-      call.send_headers(static_cast<std::uint32_t>(table.counts.rows[rows.dp_rank]),
-                        read_by_peers);
+      call.send_headers(static_cast<std::uint32_t>(table.counts.rows[rows.dp_rank]), read_by_peers);
     }
     const bool lines = table.share[own].lines;
 
@@ -76,7 +77,7 @@ struct peer_combine {
       const peer_share& share = table.share[r];
       if (!share.lines) continue;
       const std::uint32_t bytes = rows.bytes(0, share.count);
-      const std::uint32_t count = peer_layout::lines_of(bytes);
+      const std::uint32_t count = lines_for<Block>(bytes);
       const row_words<const std::byte> addends{rows.place(own, inputs, 0, share), row_bytes, bytes};
       const auto deliver = [&](auto store) { store(rows.lines(r, call.slot(), own, 0)); };
       if (are_few(block, count)) {
@@ -128,7 +129,7 @@ struct peer_combine {
       const std::int32_t t = rows.tp_neighbour(i);
       const std::int32_t r = rows.tp_peer(t);
       const peer_share& share = table.share[r];
-      ok = receive_lines<1>(block, call, r, peer_layout::lines_of(rows.bytes(0, share.count)),
+      ok = receive_lines<1>(block, call, r, lines_for<Block>(rows.bytes(0, share.count)),
                             rows.tp_lines(own, call.slot(), t), local_share(share));
     }
     if (ok && block.block() == 0)
@@ -150,13 +151,11 @@ private:
 
   /// Sums rows that peers hold, in wide words; false when they do not fit, and nothing was done.
   template <class Block>
-  [[nodiscard]] DPGATHER_HOST_DEVICE bool pull(Block& block,
-                                               std::uint64_t inputs) const noexcept {
+  [[nodiscard]] DPGATHER_HOST_DEVICE bool pull(Block& block, std::uint64_t inputs) const noexcept {
     const peer_share& share = block.table().share[rows.lane.rank()];
     const std::byte* from[max_peer_ranks];
     DPGATHER_ROLLED
-    for (std::int32_t r = 0; r < rows.lane.ranks(); ++r)
-      from[r] = rows.place(r, inputs, 0, share);
+    for (std::int32_t r = 0; r < rows.lane.ranks(); ++r) from[r] = rows.place(r, inputs, 0, share);
     return block.template pull<Sum>(from, rows.lane.ranks(), local,
                                     row_range{share.first, share.count});
   }
@@ -167,23 +166,21 @@ private:
                                                     Source source) const noexcept {
     const peer_share& mine = block.table().share[rows.lane.rank()];
     const std::uint32_t bytes = rows.bytes(0, mine.count);
-    const std::uint32_t lines = peer_layout::lines_of(bytes);
+    const std::uint32_t lines = lines_for<Block>(bytes);
     const row_words<std::byte> to = local_share(mine);
     const auto deliver = [&](const auto& window, const auto& sums) {
-      window.for_each_word(to.words(), [&](int u, int w, std::uint32_t word) {
-        to.put(word, sums.word[u][w]);
-      });
+      window.for_each_word(
+          to.words(), [&](int u, int w, std::uint32_t word) { to.put(word, sums.word[u][w]); });
       for (std::int32_t i = 1; i < rows.tp_size; ++i)
         store_batch(block, window, sums,
                     rows.tp_lines(rows.tp_peer(rows.tp_neighbour(i)), call.slot(), rows.tp_rank));
     };
     const std::int32_t ranks = rows.lane.ranks();
-    if (ranks > 2)
-      return sum_lines<Sum, 1, 4>(block, call, lines, bytes, ranks, source, deliver);
+    if (ranks > 2) return sum_lines<Sum, 1, 4>(block, call, lines, bytes, ranks, source, deliver);
     if (are_few(block, lines))
       return sum_lines<Sum, 1, 2>(block, call, lines, bytes, ranks, source, deliver);
-    return sum_lines<Sum, Block::lines_at_once, 2>(block, call, lines, bytes, ranks,
-                                                   source, deliver);
+    return sum_lines<Sum, Block::lines_at_once, 2>(block, call, lines, bytes, ranks, source,
+                                                   deliver);
   }
 
   /// After an error: zeros, which no router crashes on.

@@ -49,10 +49,10 @@ run_virtual_ranks(const Job* jobs, std::uint32_t blocks_of_rank,
 
 /// How a peer call is launched.
 struct peer_launch {
-  std::int32_t blocks = 1;     ///< 1 to `max_peer_blocks`, equal on all ranks
-  std::int32_t threads = 512;  ///< of a block: 128, 256 or 512, equal on all ranks
-  bool dependent = false;      ///< programmatic dependent launch: starts while its predecessor ends
-  bool remote_domain = true;   ///< its system fences wait for no other kernel's stores
+  std::int32_t blocks = 1;    ///< 1 to `max_peer_blocks`, equal on all ranks
+  std::int32_t threads = 512; ///< of a block: 128, 256 or 512, equal on all ranks
+  bool dependent = false;     ///< programmatic dependent launch: starts while its predecessor ends
+  bool remote_domain = true;  ///< its system fences wait for no other kernel's stores
 };
 
 /// Launches one rank's call. Stream: ordered. Capture: safe. Errors: `native_error`.
@@ -82,22 +82,21 @@ template <class Job, class Rules = peer_rules>
 
 /// Launches the calls of `ranks` virtual ranks of one GPU; `jobs` in device memory. Stream:
 /// ordered. Capture: safe. Errors: `not_coresident{blocks, room}`, `native_error`.
-template <class Job, class Rules = peer_rules>
+template <class Job, class Rules = torn_line_rules>
 [[nodiscard]] status launch_virtual_ranks(const Job* jobs, std::int32_t ranks,
                                           std::int32_t blocks_of_rank, cudaStream_t stream,
                                           const Rules& rules = {}) noexcept {
   constexpr const char* where = "launch_virtual_ranks";
   int device = 0, multiprocessors = 0, resident = 0;
   if (status bad = cuda_status(cudaGetDevice(&device), where); !bad) return bad;
-  if (status bad = cuda_status(cudaDeviceGetAttribute(&multiprocessors,
-                                                      cudaDevAttrMultiProcessorCount, device),
-                               where);
+  if (status bad = cuda_status(
+          cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device), where);
       !bad)
     return bad;
-  if (status bad = cuda_status(cudaOccupancyMaxActiveBlocksPerMultiprocessor(
-                                   &resident, detail::run_virtual_ranks<Job, Rules>,
-                                   detail::most_peer_threads, 0),
-                               where);
+  if (status bad = cuda_status(
+          cudaOccupancyMaxActiveBlocksPerMultiprocessor(
+              &resident, detail::run_virtual_ranks<Job, Rules>, detail::most_peer_threads, 0),
+          where);
       !bad)
     return bad;
   const std::int64_t blocks = std::int64_t{ranks} * blocks_of_rank;

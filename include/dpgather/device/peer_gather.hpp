@@ -44,7 +44,8 @@ struct peer_gather {
     peer_table& table = block.table();
     const bool exchanged = rows.source == counts_kind::exchanged;
 
-    // 1. Counts: this rank's, and those that it knows of others. Loads together, before any is used.
+    // 1. Counts: this rank's, and those that it knows of others. Loads together, before any is
+    // used.
     const std::uint64_t used = block.word(&call.state().view_used);
     const std::int32_t mine = block.word(&rows.live->rows[rows.dp_rank]);
     DPGATHER_ROLLED
@@ -102,7 +103,9 @@ struct peer_gather {
     if (writes_masks) {
       row_masks all = masks;
       all.places = rows.places.with(table.counts);
-      all(0, rows.worker(block));
+      // From the other end: the last threads of a small call have no lines.
+      const worker_id me = rows.worker(block);
+      all(0, worker_id{me.count - 1 - me.index, me.count});
     }
     if (block.block() == 0 && rows.source != counts_kind::agreed) tell_counts(block);
     block.rules().at(peer_point::waiting, block);
@@ -127,8 +130,7 @@ struct peer_gather {
         rows.check_header(call, table, r, header);
       });
     if (!call.end(false)) return empty(block);
-    if (block.block() == 0 && block.thread() == 0)
-      block.set(&call.state().view_used, call.epoch());
+    if (block.block() == 0 && block.thread() == 0) block.set(&call.state().view_used, call.epoch());
   }
 
 private:
@@ -146,7 +148,7 @@ private:
   template <class Block>
   DPGATHER_HOST_DEVICE void send_in_lines(Block& block, peer_call<Block>& call, std::int32_t t,
                                           const peer_share& share) const noexcept {
-    const std::uint32_t lines = peer_layout::lines_of(rows.bytes(t, share.count));
+    const std::uint32_t lines = lines_for<Block>(rows.bytes(t, share.count));
     const row_words<const std::byte> from = local_share(share, t);
     const auto deliver = [&](auto store) {
       DPGATHER_ROLLED
@@ -166,7 +168,7 @@ private:
                                                   std::int32_t t, std::int32_t r) const noexcept {
     const peer_share& share = block.table().share[r];
     const std::uint32_t bytes = rows.bytes(t, share.count);
-    const std::uint32_t lines = peer_layout::lines_of(bytes);
+    const std::uint32_t lines = lines_for<Block>(bytes);
     const std::int32_t own = rows.lane.rank();
     const row_words<std::byte> to{rows.place(own, rows.lane.layout.views[t], t, share),
                                   rows.lane.layout.row_bytes[t], bytes};
@@ -195,8 +197,8 @@ private:
     const peer_table& table = block.table();
     DPGATHER_ROLLED
     for (std::int32_t t = 0; t < tensors; ++t) {
-      std::byte* const to = rows.place(rows.lane.rank(), rows.lane.layout.views[t], t,
-                                       table.share[rows.tp_peer(0)]);
+      std::byte* const to =
+          rows.place(rows.lane.rank(), rows.lane.layout.views[t], t, table.share[rows.tp_peer(0)]);
       if (to != local[t].data)
         block.push(local[t], row_range{0, table.counts.rows[rows.dp_rank]}, &to, 1);
     }
@@ -227,7 +229,7 @@ private:
     for (std::int32_t i = 1; i < rows.tp_size; ++i) {
       const std::int32_t r = rows.tp_peer(rows.tp_neighbour(i));
       const peer_share& share = table.share[r];
-      send_lines<1>(block, call.epoch(), peer_layout::lines_of(rows.bytes(0, share.count)),
+      send_lines<1>(block, call.epoch(), lines_for<Block>(rows.bytes(0, share.count)),
                     local_share(share, 0),
                     [&](auto store) { store(rows.tp_lines(r, call.slot(), rows.tp_rank)); });
     }
@@ -249,7 +251,7 @@ private:
       return out;
     };
     return sum_lines<Sum, 1, 4>(
-        block, call, peer_layout::lines_of(bytes), bytes, rows.tp_size, source,
+        block, call, lines_for<Block>(bytes), bytes, rows.tp_size, source,
         [&](const auto& window, const auto& sums) {
           for (std::int32_t i = 1; i < rows.lane.ranks(); ++i) {
             const std::int32_t r = rows.lane.neighbour(i);

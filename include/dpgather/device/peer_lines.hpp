@@ -77,6 +77,7 @@ template <class Block, int Lines>
 class line_window {
 public:
   static constexpr int part_words = Block::part_words;
+  static constexpr bool whole = Block::rules_type::whole_lines;
 
   DPGATHER_HOST_DEVICE line_window(const Block& block, std::uint32_t base,
                                    std::uint32_t lines) noexcept
@@ -88,14 +89,16 @@ public:
   [[nodiscard]] DPGATHER_HOST_DEVICE bool has(int u) const noexcept { return line(u) < lines_; }
   /// Whether this lane's word `i` is the epoch.
   [[nodiscard]] DPGATHER_HOST_DEVICE bool is_epoch(int i) const noexcept {
-    return part_ + static_cast<std::uint32_t>(i) == line_words;
+    const std::uint32_t at = part_ + static_cast<std::uint32_t>(i);
+    return whole ? at == line_words(true) : at % 2 == 1;
   }
   /// Calls `visit(u, i, w)` for the data words that this lane holds, w below `words`.
   template <class Visit>
   DPGATHER_HOST_DEVICE void for_each_word(std::uint32_t words, Visit visit) const noexcept {
     for (int u = 0; u < Lines; ++u) {
       for (int i = 0; i < part_words; ++i) {
-        const std::uint32_t w = line(u) * line_words + part_ + static_cast<std::uint32_t>(i);
+        const std::uint32_t at = part_ + static_cast<std::uint32_t>(i);
+        const std::uint32_t w = line(u) * line_words(whole) + (whole ? at : at / 2);
         if (!is_epoch(i) && w < words) visit(u, i, w);
       }
     }
@@ -114,6 +117,12 @@ DPGATHER_HOST_DEVICE void for_each_window(const Block& block, std::uint32_t line
   DPGATHER_ROLLED
   for (std::uint32_t base = block.warp() * turn; base < lines; base += stride)
     visit(line_window<Block, Lines>{block, base, lines});
+}
+
+/// Lines for so many bytes of data.
+template <class Block>
+[[nodiscard]] DPGATHER_HOST_DEVICE constexpr std::uint32_t lines_for(std::uint32_t bytes) noexcept {
+  return lines_of(bytes, Block::rules_type::whole_lines);
 }
 
 /// Whether so many lines are few: one for each lane group, so that all blocks take part; otherwise
@@ -139,7 +148,8 @@ load_batch(Block& block, const line_window<Block, Lines>& window, line_batch<Blo
            const std::byte* from, std::uint64_t epoch) noexcept {
   bool here = true;
   for (int u = 0; u < Lines; ++u) {
-    if (window.has(u)) block.load_line(from + std::uint64_t{window.line(u)} * line_bytes, batch.word[u]);
+    if (window.has(u))
+      block.load_line(from + std::uint64_t{window.line(u)} * line_bytes, batch.word[u]);
   }
   for (int u = 0; u < Lines; ++u) {
     for (int i = 0; i < Block::part_words; ++i)
@@ -154,12 +164,10 @@ DPGATHER_HOST_DEVICE void read_batch(const line_window<Block, Lines>& window,
                                      line_batch<Block, Lines>& batch, const row_words<Byte>& rows,
                                      std::uint64_t epoch) noexcept {
   for (int u = 0; u < Lines; ++u) {
-    for (int i = 0; i < Block::part_words; ++i)
-      batch.word[u][i] = window.is_epoch(i) ? epoch : 0;
+    for (int i = 0; i < Block::part_words; ++i) batch.word[u][i] = window.is_epoch(i) ? epoch : 0;
   }
-  window.for_each_word(rows.words(), [&](int u, int i, std::uint32_t w) {
-    batch.word[u][i] = rows.get(w);
-  });
+  window.for_each_word(rows.words(),
+                       [&](int u, int i, std::uint32_t w) { batch.word[u][i] = rows.get(w); });
 }
 
 /// Sends rows in lines. `deliver(store)` calls `store(lines)` with the place of the first line at
@@ -168,12 +176,11 @@ template <int Lines, class Block, class Deliver>
 DPGATHER_HOST_DEVICE void send_lines(Block& block, std::uint64_t epoch, std::uint32_t lines,
                                      const row_words<const std::byte>& rows,
                                      Deliver deliver) noexcept {
-  for_each_window<Lines>(
-      block, lines, [&](const line_window<Block, Lines>& window) {
-        line_batch<Block, Lines> batch;
-        read_batch(window, batch, rows, epoch);
-        deliver([&](std::byte* to) { store_batch(block, window, batch, to); });
-      });
+  for_each_window<Lines>(block, lines, [&](const line_window<Block, Lines>& window) {
+    line_batch<Block, Lines> batch;
+    read_batch(window, batch, rows, epoch);
+    deliver([&](std::byte* to) { store_batch(block, window, batch, to); });
+  });
 }
 
 /// Waits for the lines of `peer` at `from` and writes their words to rows; false when the call has
@@ -183,18 +190,16 @@ template <int Lines, class Block>
 receive_lines(Block& block, peer_call<Block>& call, std::int32_t peer, std::uint32_t lines,
               const std::byte* from, const row_words<std::byte>& rows) noexcept {
   bool ok = true;
-  for_each_window<Lines>(
-      block, lines, [&](const line_window<Block, Lines>& window) {
-        if (!ok) return;
-        line_batch<Block, Lines> batch;
-        ok = call.wait_together(peer, peer_point::received, [&] {
-          return block.all(load_batch(block, window, batch, from, call.epoch()));
-        });
-        if (!ok) return;
-        window.for_each_word(rows.words(), [&](int u, int i, std::uint32_t w) {
-          rows.put(w, batch.word[u][i]);
-        });
-      });
+  for_each_window<Lines>(block, lines, [&](const line_window<Block, Lines>& window) {
+    if (!ok) return;
+    line_batch<Block, Lines> batch;
+    ok = call.wait_together(peer, peer_point::received, [&] {
+      return block.all(load_batch(block, window, batch, from, call.epoch()));
+    });
+    if (!ok) return;
+    window.for_each_word(rows.words(),
+                         [&](int u, int i, std::uint32_t w) { rows.put(w, batch.word[u][i]); });
+  });
   return ok;
 }
 
@@ -207,9 +212,9 @@ struct sum_source {
   std::uint64_t stride = 0;
 };
 
-/// Sums `bytes` bytes of rows of `sources` ranks in their order, `AtOnce` of them in flight (2: there
-/// are no more). `source(i)` says where those of
-/// source i are. `deliver(window, batch)` gets the sums, epoch included.
+/// Sums `bytes` bytes of rows of `sources` ranks in their order, `AtOnce` of them in flight (2:
+/// there are no more). `source(i)` says where those of source i are. `deliver(window, batch)` gets
+/// the sums, epoch included.
 template <class Sum, int Lines, int AtOnce, class Block, class Source, class Deliver>
 [[nodiscard]] DPGATHER_HOST_DEVICE bool
 sum_lines(Block& block, peer_call<Block>& call, std::uint32_t lines, std::uint32_t bytes,
@@ -277,9 +282,8 @@ sum_lines(Block& block, peer_call<Block>& call, std::uint32_t lines, std::uint32
           });
         }
       }
-      window.for_each_word(words, [&](int u, int i, std::uint32_t) {
-        sums.word[u][i] = total[u][i].get();
-      });
+      window.for_each_word(
+          words, [&](int u, int i, std::uint32_t) { sums.word[u][i] = total[u][i].get(); });
     }
     deliver(window, sums);
   });

@@ -42,13 +42,14 @@ struct peer_rows {
   placement places{};        ///< of the shape
   count_set* live = nullptr; ///< the channel's, in memory that the job can read and write
   counts_kind source = counts_kind::agreed;
-  std::uint32_t shape = 0;     ///< what this rank takes the call to be
-  std::int32_t local_rows = 0; ///< of the local view
+  std::uint32_t shape = 0;                     ///< what this rank takes the call to be
+  std::int32_t local_rows = 0;                 ///< of the local view
   std::int32_t global_rows = 0, slot_rows = 0; ///< of the shape
   std::int32_t dp_rank = 0, tp_rank = 0;
   std::int32_t dp_size = 1, tp_size = 1;
 
-  [[nodiscard]] DPGATHER_HOST_DEVICE static peer_rows of(const peer_lane& lane, const placement& places) noexcept {
+  [[nodiscard]] DPGATHER_HOST_DEVICE static peer_rows of(const peer_lane& lane,
+                                                         const placement& places) noexcept {
     peer_rows out;
     out.lane = lane;
     out.places = places.sharing_real_rows();
@@ -102,8 +103,7 @@ struct peer_rows {
   }
   /// Whether a count is one that a rank may have.
   [[nodiscard]] DPGATHER_HOST_DEVICE bool fits(std::int32_t n) const noexcept {
-    return n >= 0 && n <= lane.layout.rank_rows &&
-           (slot_rows == 0 || n <= slot_rows);
+    return n >= 0 && n <= lane.layout.rank_rows && (slot_rows == 0 || n <= slot_rows);
   }
 
   /// Works out shares and counts from `table.rows`, entry `d * step` for data-parallel rank d, and

@@ -16,9 +16,9 @@ namespace detail {
 
 /// Calls `visit(shift, offset)` for the units of word `w`: bits of the word, bytes from the start.
 template <class Visit>
-DPGATHER_HOST_DEVICE void for_each_unit(std::uint32_t w, std::uint32_t unit, std::uint64_t row_bytes,
-                                        std::uint64_t stride, std::uint64_t bytes,
-                                        Visit visit) noexcept {
+DPGATHER_HOST_DEVICE void for_each_unit(std::uint32_t w, std::uint32_t unit,
+                                        std::uint64_t row_bytes, std::uint64_t stride,
+                                        std::uint64_t bytes, Visit visit) noexcept {
   std::uint64_t at = std::uint64_t{w} * 8;
   const bool dense = row_bytes == stride;
   std::uint64_t row = dense ? 0 : at / row_bytes;

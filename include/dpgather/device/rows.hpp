@@ -205,4 +205,46 @@ struct take_rows {
   }
 };
 
+/// The real rows of one global tensor to their places in another, and the tails around them there.
+struct copy_global {
+  detail::row_places<const std::byte> from{};
+  detail::row_places<std::byte> to{};
+  placement places{};
+  fill_word fill{};
+  std::int32_t dp_size = 1;
+  std::int64_t most_rows = 0; ///< from the shape
+
+  [[nodiscard]] std::uint32_t parts() const noexcept { return 1; }
+  [[nodiscard]] std::uint64_t words() const noexcept { return to.words(most_rows); }
+
+  DPGATHER_HOST_DEVICE void operator()(std::uint32_t, worker_id worker) const noexcept {
+    for (std::int32_t d = 0; d < dp_size; ++d)
+      detail::move_rows(from, places.offset(d), to, places.offset(d), places.rows(d), worker);
+    places.for_each_tail(
+        [&](row_range tail) noexcept { detail::fill_rows(to, tail, fill, worker); });
+  }
+};
+
+/// This rank's local rows through a row functor.
+template <class RowOp>
+struct apply_rows {
+  detail::row_places<const std::byte> from{};
+  detail::row_places<std::byte> to{};
+  placement places{};
+  std::int32_t dp_rank = 0;
+  std::int64_t most_rows = 0; ///< of the local view
+
+  [[nodiscard]] std::uint32_t parts() const noexcept { return 1; }
+  [[nodiscard]] std::uint64_t words() const noexcept { return to.words(most_rows); }
+
+  DPGATHER_HOST_DEVICE void operator()(std::uint32_t, worker_id worker) const noexcept {
+    std::int64_t rows = places.rows(dp_rank);
+    if (rows > most_rows) rows = most_rows; // counts that no host has seen
+    for (auto i = static_cast<std::int64_t>(worker.index); i < rows;
+         i += static_cast<std::int64_t>(worker.count))
+      RowOp::apply(from.data + static_cast<std::size_t>(i) * from.stride,
+                   to.data + static_cast<std::size_t>(i) * to.stride, to.row_bytes);
+  }
+};
+
 } // namespace dpgather::inline v0

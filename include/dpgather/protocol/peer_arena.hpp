@@ -4,9 +4,9 @@
 /// What lies in a channel's arena, on every rank at the same offsets, and the words through which
 /// the ranks' kernels speak.
 
-#include <dpgather/protocol/peer_pointers.hpp>
 #include <dpgather/config.hpp>
 #include <dpgather/errc.hpp>
+#include <dpgather/protocol/peer_pointers.hpp>
 #include <dpgather/status.hpp>
 
 #include <cstddef>
@@ -30,19 +30,30 @@ struct alignas(16) peer_flag {
   std::uint32_t shape = 0;
 };
 
-/// Bytes of a low-latency line and its data: the last 8 bytes are the epoch. A line arrives whole
-/// (NCCL's LL128 relies on the same), so it needs no fence and no barrier.
+/// Bytes of a low-latency line: data and epoch together, so that neither fence nor barrier is
+/// needed. Over NVLink a line arrives whole (NCCL's LL128 relies on it, 8.7e9 observations here): 15
+/// words of data, one of epoch. Between blocks of one GPU lines tear in the middle (observed), 16
+/// bytes do not: there every word of data has its epoch beside it.
 inline constexpr std::uint64_t line_bytes = 128;
-inline constexpr std::uint32_t line_words = 15; ///< of data, 8 bytes each
+/// Words of data in a line, 8 bytes each.
+[[nodiscard]] DPGATHER_HOST_DEVICE constexpr std::uint32_t line_words(bool whole) noexcept {
+  return whole ? 15 : 8;
+}
+/// Lines for so many bytes of data.
+[[nodiscard]] DPGATHER_HOST_DEVICE constexpr std::uint32_t lines_of(std::uint32_t data,
+                                                                    bool whole) noexcept {
+  const std::uint32_t of_line = line_words(whole) * 8;
+  return data / of_line + (data % of_line != 0 ? 1 : 0);
+}
 
 /// A rank's own words. Peers write `poison` only.
 struct peer_state {
   /// Calls that this block's number has seen. One word for each block, so that no block waits for
   /// another; block 0 counts for those that a call does without.
   std::uint64_t epoch[max_peer_blocks]{};
-  std::uint64_t view_used = 0;     ///< epoch of the last gather
-  std::uint64_t input_used[2]{};   ///< epochs of the last combines that read the inputs
-  std::uint32_t failed = 0;        ///< taken by the first thread that finds an error
+  std::uint64_t view_used = 0;           ///< epoch of the last gather
+  std::uint64_t input_used[2]{};         ///< epochs of the last combines that read the inputs
+  std::uint32_t failed = 0;              ///< taken by the first thread that finds an error
   alignas(128) std::uint64_t poison = 0; ///< 0, or the first error of this or another rank
 };
 
@@ -75,13 +86,15 @@ struct peer_control {
 
 /// Sizes that decide an arena; equal on all ranks.
 struct peer_limits {
-  std::int32_t ranks = 1;   ///< of the world
-  std::int32_t tp_size = 1; ///< attention-TP ranks among them
-  std::int64_t rank_rows = 0; ///< most real rows of a data-parallel rank
-  std::int64_t view_rows = 0; ///< most rows of a global tensor
+  std::int32_t ranks = 1;                    ///< of the world
+  std::int32_t tp_size = 1;                  ///< attention-TP ranks among them
+  std::int64_t rank_rows = 0;                ///< most real rows of a data-parallel rank
+  std::int64_t view_rows = 0;                ///< most rows of a global tensor
   std::size_t row_bytes[max_peer_tensors]{}; ///< hidden rows first
   std::int32_t tensors = 1;
   std::int32_t inputs = 2; ///< combine inputs; two where a combine may follow a combine
+  /// Whether lines arrive whole; false where several ranks share a GPU. Kernels must agree.
+  bool whole_lines = true;
   /// Most bytes of one rank that travel in lines. Above, stores and loads move them without the
   /// lines' 7 %, for a fence at the end. Costs `2 * ranks` times as much memory.
   std::size_t most_line_bytes = std::size_t{8} << 20;
@@ -149,15 +162,15 @@ struct peer_layout {
     for (std::int32_t t = 0; t < limits.tensors; ++t) {
       out.row_bytes[t] = static_cast<std::uint32_t>(limits.row_bytes[t]);
       out.tensor_lines[t] = out.source_bytes;
-      out.source_bytes +=
-          line_bytes * lines_of(static_cast<std::uint32_t>(out.line_rows) *
-                                static_cast<std::uint32_t>(limits.row_bytes[t]));
+      out.source_bytes += line_bytes * lines_of(static_cast<std::uint32_t>(out.line_rows) *
+                                    static_cast<std::uint32_t>(limits.row_bytes[t]),
+                                limits.whole_lines);
     }
     if (limits.tp_size > 1) {
       const std::int64_t share = (limits.rank_rows + limits.tp_size - 1) / limits.tp_size;
-      out.tp_source_bytes =
-          line_bytes * lines_of(static_cast<std::uint32_t>(share) *
-                                static_cast<std::uint32_t>(limits.row_bytes[0]));
+      out.tp_source_bytes = line_bytes * lines_of(static_cast<std::uint32_t>(share) *
+                                     static_cast<std::uint32_t>(limits.row_bytes[0]),
+                                 limits.whole_lines);
     }
 
     const auto ranks = static_cast<std::uint64_t>(limits.ranks);
@@ -180,12 +193,6 @@ struct peer_layout {
     return out;
   }
 
-  /// Lines for so many bytes of data.
-  [[nodiscard]] DPGATHER_HOST_DEVICE static constexpr std::uint32_t
-  lines_of(std::uint32_t data) noexcept {
-    constexpr std::uint32_t of_line = line_words * 8;
-    return data / of_line + (data % of_line != 0 ? 1 : 0);
-  }
   /// Bytes at the front whose first contents matter: all words and lines.
   [[nodiscard]] constexpr std::uint64_t words_end() const noexcept { return views[0]; }
 
@@ -193,7 +200,8 @@ struct peer_layout {
   /// ahead, never two, since every call hears from every peer (one slot: wrong payload, modelled).
   static constexpr std::uint64_t slots = 2;
   static constexpr std::int64_t most_row_bytes = 1 << 20;
-  static constexpr std::int64_t most_rank_rows = INT32_MAX / max_peer_ranks; ///< kernels add 32 bits
+  static constexpr std::int64_t most_rank_rows =
+      INT32_MAX / max_peer_ranks; ///< kernels add 32 bits
 };
 
 } // namespace dpgather::inline v0

@@ -14,17 +14,18 @@ namespace dpgather::inline v0 {
 
 /// Places where a test may hold a block up.
 enum class peer_point : std::uint8_t {
-  entered,    ///< before the header is sent
-  sent,       ///< rows are on their way, flags are not
-  published,  ///< flags as well
-  waiting,    ///< before rows of peers are waited for
-  received,   ///< rows are here, the epoch is not counted yet
+  entered,   ///< before the header is sent
+  sent,      ///< rows are on their way, flags are not
+  published, ///< flags as well
+  waiting,   ///< before rows of peers are waited for
+  received,  ///< rows are here, the epoch is not counted yet
 };
 
 /// The rules of the protocol. A control derives and breaks one; each of them has been shown to
 /// matter by a model (tests/models).
 struct peer_rules {
   static constexpr std::uint64_t slots = peer_layout::slots;
+  static constexpr bool whole_lines = true; ///< see `line_bytes`
   static constexpr bool releases = true;   ///< flags follow the rows they speak of
   static constexpr bool handshakes = true; ///< a view that the last call used is asked for first
   static constexpr bool alternates = true; ///< a combine refuses the last call's input
@@ -35,11 +36,17 @@ struct peer_rules {
   DPGATHER_HOST_DEVICE void at(peer_point, const Block&) const noexcept {}
 };
 
+/// The same for several ranks on one GPU, whose lines may tear.
+struct torn_line_rules : peer_rules {
+  static constexpr bool whole_lines = false;
+};
+
 /// One rank's block.
 ///
 /// - `thread() threads() block() blocks()`: who this thread is, of how many.
 /// - `sync()`, `sync_or(x)`: all threads of the block meet; whether any said so.
-/// - `warp() warps()`, `lanes`, `any(x)`: lanes that move in step share `lines_per_warp` lines; warps
+/// - `warp() warps()`, `lanes`, `any(x)`: lanes that move in step share `lines_per_warp` lines;
+/// warps
 ///   are numbered through all blocks of the rank, neighbours in different blocks.
 /// - `post(to, flag)`: stores a flag; `publish(to, flag)`: after everything that threads of this
 ///   block did before the last `sync`. `observe(from)`, `acquire(from)`: loads one; what follows an

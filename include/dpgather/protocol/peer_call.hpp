@@ -6,8 +6,9 @@
 ///
 /// Every call sends a header to every peer and hears one from every peer, whatever it moves. So
 /// when a rank is in call c, its peers have begun c - 1 and finished c - 2: two slots do for flags
-/// and lines, and what call c - 2 used is free. What call c - 1 used is free once a peer's header of
-/// call c is here, since that peer's stream had come so far (RELIABILITY: modelled in tests/models).
+/// and lines, and what call c - 2 used is free. What call c - 1 used is free once a peer's header
+/// of call c is here, since that peer's stream had come so far (RELIABILITY: modelled in
+/// tests/models).
 
 #include <dpgather/config.hpp>
 #include <dpgather/errc.hpp>
@@ -26,11 +27,11 @@ struct peer_lane {
   peer_layout layout{};
   peer_control* control = nullptr; ///< mapped
   std::byte* own = nullptr;        ///< this rank's arena
+  bool reports = false;            ///< writes `control->finished` after every call
 
-  [[nodiscard]] DPGATHER_HOST_DEVICE static peer_lane of(const peer_pointers& arenas,
-                                                         const peer_layout& layout,
-                                                         peer_control* control) noexcept {
-    return {arenas, layout, control, arenas.base[arenas.rank]};
+  [[nodiscard]] DPGATHER_HOST_DEVICE static peer_lane
+  of(const peer_pointers& arenas, const peer_layout& layout, peer_control* control) noexcept {
+    return {arenas, layout, control, arenas.base[arenas.rank], false};
   }
   [[nodiscard]] DPGATHER_HOST_DEVICE std::byte* at(std::int32_t rank,
                                                    std::uint64_t offset) const noexcept {
@@ -57,9 +58,8 @@ struct peer_lane {
 /// The first error of a rank in the 64 bits that it leaves with its peers.
 struct poison_word {
   /// Never 0.
-  [[nodiscard]] DPGATHER_HOST_DEVICE static constexpr std::uint64_t of(errc code, subject about,
-                                                                       std::int32_t rank,
-                                                                       std::int32_t peer) noexcept {
+  [[nodiscard]] DPGATHER_HOST_DEVICE static constexpr std::uint64_t
+  of(errc code, subject about, std::int32_t rank, std::int32_t peer) noexcept {
     return (std::uint64_t{1} << 63) | static_cast<std::uint64_t>(code) |
            (static_cast<std::uint64_t>(about) << 8) |
            (static_cast<std::uint64_t>(rank & 0xff) << 16) |
@@ -76,11 +76,10 @@ struct peer_call_id {
 };
 
 template <class Block>
-DPGATHER_HOST_DEVICE void record_failure(Block& block, const peer_lane& lane,
-                                         const peer_call_id& call, errc code, subject about,
-                                         std::int32_t rank, std::int32_t peer, std::int64_t value,
-                                         std::int64_t limit, peer_point where,
-                                         std::uint32_t peer_shape) noexcept {
+DPGATHER_HOST_DEVICE void
+record_failure(Block& block, const peer_lane& lane, const peer_call_id& call, errc code,
+               subject about, std::int32_t rank, std::int32_t peer, std::int64_t value,
+               std::int64_t limit, peer_point where, std::uint32_t peer_shape) noexcept {
   peer_record& out = lane.control->first;
   out.epoch = call.epoch;
   out.value = value;
@@ -161,8 +160,8 @@ public:
   /// `shape`: what this rank takes the call to be.
   DPGATHER_HOST_DEVICE peer_call(Block& block, const peer_lane& lane, std::uint32_t shape) noexcept
       : block_{block}, lane_{lane}, state_{lane.state()}, shape_{shape},
-        epoch_{block.word(&state_.epoch[block.block()]) + 1}, standing_{block.word(
-                                                                   &state_.poison)} {}
+        epoch_{block.word(&state_.epoch[block.block()]) + 1}, standing_{
+                                                                  block.word(&state_.poison)} {}
 
   [[nodiscard]] DPGATHER_HOST_DEVICE std::uint64_t epoch() const noexcept { return epoch_; }
   [[nodiscard]] DPGATHER_HOST_DEVICE std::uint64_t slot() const noexcept {
@@ -231,9 +230,8 @@ public:
   DPGATHER_HOST_DEVICE void wait_flags(Wanted wanted) noexcept {
     for_each_peer([&](std::int32_t r) {
       if (!wanted(r)) return;
-      (void)wait_each(r, peer_point::received, [&] {
-        return block_.acquire(flag_of(lane_.rank(), r)).epoch == epoch_;
-      });
+      (void)wait_each(r, peer_point::received,
+                      [&] { return block_.acquire(flag_of(lane_.rank(), r)).epoch == epoch_; });
     });
   }
 
@@ -256,8 +254,7 @@ public:
   /// The same for lanes that move in step: `arrived()` is theirs together, and so is the answer.
   /// `peer` may change with what has arrived.
   template <class Arrived>
-  [[nodiscard]] DPGATHER_HOST_DEVICE bool wait_together(const std::int32_t& peer,
-                                                        peer_point where,
+  [[nodiscard]] DPGATHER_HOST_DEVICE bool wait_together(const std::int32_t& peer, peer_point where,
                                                         Arrived arrived) noexcept {
     std::uint64_t started = 0;
     DPGATHER_ROLLED
@@ -291,7 +288,10 @@ public:
     }
     if (block_.sync_or(failed_)) return false;
     const std::uint32_t own = block_.block();
-    if (block_.thread() == 0) block_.set(&state_.epoch[own], epoch_);
+    if (block_.thread() == 0) {
+      block_.set(&state_.epoch[own], epoch_);
+      if (own == 0 && lane_.reports) block_.set(&lane_.control->finished, epoch_);
+    }
     if (own == 0 && rules::counts_idle_blocks) {
       for (std::uint32_t b = block_.blocks() + block_.thread(); b < max_peer_blocks;
            b += block_.threads())
@@ -317,8 +317,8 @@ private:
   [[nodiscard]] DPGATHER_HOST_DEVICE detail::peer_call_id id() const noexcept {
     return {epoch_, shape_};
   }
-  [[nodiscard]] DPGATHER_HOST_DEVICE std::uint64_t
-  look_up(std::int32_t peer, peer_point where, std::uint64_t started) noexcept {
+  [[nodiscard]] DPGATHER_HOST_DEVICE std::uint64_t look_up(std::int32_t peer, peer_point where,
+                                                           std::uint64_t started) noexcept {
     return detail::look_up(block_, lane_, id(), header(lane_.rank(), peer), peer, where, started);
   }
   [[nodiscard]] DPGATHER_HOST_DEVICE peer_flag* header(std::int32_t to,
@@ -343,7 +343,7 @@ private:
   std::uint32_t shape_;
   std::uint64_t epoch_;
   std::uint64_t standing_; // poison, when the call began
-  bool failed_ = false; // as this thread knows
+  bool failed_ = false;    // as this thread knows
 };
 
 } // namespace dpgather::inline v0

@@ -1,0 +1,256 @@
+#pragma once
+
+/// @file
+/// The communicator over peer memory: kernels that load and store over NVLink, exact row counts
+/// inside captured graphs. Needs nvcc.
+
+#include <dpgather/comm/communicator.hpp>
+#include <dpgather/comm/peer_options.hpp>
+#include <dpgather/comm/peer_world.cuh>
+#include <dpgather/config.hpp>
+#include <dpgather/device/executor.cuh>
+#include <dpgather/device/peer_combine.hpp>
+#include <dpgather/device/peer_executor.cuh>
+#include <dpgather/device/peer_gather.hpp>
+#include <dpgather/device/reduce.hpp>
+#include <dpgather/element.hpp>
+#include <dpgather/hash.hpp>
+#include <dpgather/options.hpp>
+#include <dpgather/protocol/in_use.hpp>
+#include <dpgather/status.hpp>
+#include <dpgather/step_plan.hpp>
+#include <dpgather/tensor.hpp>
+
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+namespace dpgather::inline v0 {
+
+/// One rank's handle on a `peer_world`. Cheap to copy. `Elements`: those that it can sum, each of
+/// them a kernel; others are `unsupported_type`.
+///
+/// It moves the rows of a call itself, in one launch, by counts that the kernel reads: real rows
+/// only, in every mode; the mode decides the shape. Plans are compared by the kernels, in every
+/// call: the record of a mismatch names both sides (`peer_world::check`).
+/// Stream: calls return at once and run in stream order. Capture: safe; one graph serves all
+/// counts. Order of sums: rank order, fp32 for f16, bf16 and f32: bit-equal to `host_communicator`.
+/// All ranks of a call must be able to run at once: calls of several channels that wait for each
+/// other need room on the GPU together (128 blocks of at most 512 threads each).
+/// Errors of every call: `poisoned`, `busy`, `native_error` from the launch.
+template <element... Elements>
+class basic_peer_communicator {
+public:
+  using tag = comm::peer;
+  using stream_type = cudaStream_t;
+  static constexpr bool compares_plans = false; // by an announcement: kernels do it themselves
+  static constexpr bool freezes_counts = false;
+  static constexpr bool moves_rows = true;
+
+  explicit basic_peer_communicator(peer_world& world) noexcept
+      : world_{&world}, rank_{world.place_.world_rank()}, size_{world.place_.world_size()} {}
+
+  [[nodiscard]] std::int32_t rank() const noexcept { return rank_; }
+  [[nodiscard]] std::int32_t size() const noexcept { return size_; }
+  [[nodiscard]] peer_world& world() const noexcept { return *world_; }
+  [[nodiscard]] dpgather::v0::topology topology() const noexcept { return world_->place_; }
+  /// The A ranks of this data-parallel rank: a name only, their kernels are the world's.
+  [[nodiscard]] basic_peer_communicator subgroup(subgroup_kind) const noexcept {
+    basic_peer_communicator out = *this;
+    out.rank_ = world_->place_.tp_rank;
+    out.size_ = world_->place_.tp_size;
+    return out;
+  }
+
+  /// Ok while calls can be made; hears of what kernels have found. No CUDA call.
+  [[nodiscard]] status standing() noexcept { return world_->poll(); }
+  /// Ends the world with `why` on this rank; the others run into their deadline.
+  void fail(const status& why) noexcept { (void)world_->fail(why); }
+
+  /// Rows that the arena has room for, and tensors.
+  [[nodiscard]] const peer_layout& layout() const noexcept { return world_->lane_.layout; }
+  /// Tensor `t`'s gathered rows.
+  [[nodiscard]] std::byte* view(std::int32_t t = 0) const noexcept {
+    return world_->lane_.mine(layout().views[t]);
+  }
+  /// Combine input `i`.
+  [[nodiscard]] std::byte* input(std::int32_t i) const noexcept {
+    return world_->lane_.mine(layout().inputs[i]);
+  }
+  /// Which input lies at `data`; -1 for other memory.
+  [[nodiscard]] std::int32_t input_at(const std::byte* data) const noexcept {
+    for (std::int32_t i = 0; i < layout().input_count; ++i)
+      if (data == input(i)) return i;
+    return -1;
+  }
+
+  /// Loads the kernels of gathers, and of combines of `type`, now and not when another rank's may
+  /// already wait for them. Errors: `unsupported_type`, `native_error`.
+  [[nodiscard]] status prepare(element type) noexcept {
+    if (status bad = load<peer_gather<no_sum>>(); !bad) return bad;
+    status done = unsupported(type);
+    (void)((type == Elements ? (done = load<peer_combine<sum_of<Elements>>>(), true) : false) ||
+           ...);
+    return done;
+  }
+
+  /// One call of this rank, whatever it moves.
+  struct call_shape {
+    placement places{};
+    count_set* live = nullptr;
+    counts_kind counts = counts_kind::agreed;
+    std::int64_t local_rows = 0;
+    std::int32_t blocks = 0; ///< at most; 0: the communicator's choice
+    bool dependent = true;
+  };
+
+  /// Gathers the real rows of `tensors` into the views. `fills`: one for each.
+  [[nodiscard]] status gather(const call_shape& call, const step_plan& plan,
+                              std::span<const const_token_rows<replicated>> tensors,
+                              std::span<const fill_word> fills, const row_masks* masks,
+                              cudaStream_t stream) noexcept {
+    peer_gather<no_sum> job;
+    digest_builder shape = digest_of(plan, call);
+    job.tensors = static_cast<std::int32_t>(tensors.size());
+    for (std::size_t t = 0; t < tensors.size(); ++t) {
+      job.local[t] = detail::row_places<const std::byte>::of(tensors[t]);
+      job.fill[t] = fills[t];
+      shape.add(tensors[t].row_bytes());
+    }
+    if (masks != nullptr) {
+      job.masks = *masks;
+      job.writes_masks = true;
+    }
+    job.rows = rows_of_call(call, peer_shape::of(false, plan, shape.value()));
+    return launch(job, call, plan, stream);
+  }
+  /// The same for rows that owe a sum to the attention-TP peers.
+  [[nodiscard]] status gather(const call_shape& call, const step_plan& plan,
+                              const const_token_rows<partial>& local, const fill_word& fill,
+                              cudaStream_t stream) noexcept {
+    status done = unsupported(local.element());
+    const auto with = [&]<class Sum>(Sum) {
+      peer_gather<Sum> job;
+      job.local[0] = detail::row_places<const std::byte>::of(local);
+      job.fill[0] = fill;
+      job.rows =
+          rows_of_call(call, peer_shape::of(false, plan, digest_of(plan, call).add(0x5a).value()));
+      done = launch(job, call, plan, stream);
+    };
+    (void)((local.element() == Elements ? (with(sum_of<Elements>{}), true) : false) || ...);
+    return done;
+  }
+  /// Sums this rank's rows of input `input` (-1: the one that the last call did not read) of all
+  /// ranks into `local`.
+  [[nodiscard]] status combine(const call_shape& call, const step_plan& plan, std::int32_t input,
+                               const token_rows<replicated>& local, const fill_word& fill,
+                               cudaStream_t stream) noexcept {
+    status done = unsupported(local.element());
+    const auto with = [&]<class Sum>(Sum) {
+      peer_combine<Sum> job;
+      job.local = detail::row_places<std::byte>::of(local);
+      job.fill = fill;
+      job.input = input;
+      // The input is each rank's own matter: what must agree is whether it was the last call's.
+      job.rows = rows_of_call(call, peer_shape::of(true, plan, digest_of(plan, call).value()));
+      done = launch(job, call, plan, stream);
+    };
+    (void)((local.element() == Elements ? (with(sum_of<Elements>{}), true) : false) || ...);
+    return done;
+  }
+
+private:
+  template <element E>
+  using sum_of = std::conditional_t<
+      E == element::bf16, detail::bf16_sum,
+      std::conditional_t<
+          E == element::f16, detail::f16_sum,
+          std::conditional_t<
+              E == element::f32, detail::f32_sum,
+              std::conditional_t<
+                  E == element::f64, detail::f64_sum,
+                  std::conditional_t<
+                      E == element::i64, detail::u64_sum,
+                      std::conditional_t<E == element::i32, detail::u32_sum, detail::u8_sum>>>>>>;
+
+  [[nodiscard]] status unsupported(element type) const noexcept {
+    return {.code = errc::unsupported_type,
+            .about = subject::element,
+            .rank = world_->place_.world_rank(),
+            .value = static_cast<std::int64_t>(type),
+            .value_name = name_of(type),
+            .where = "peer_communicator"};
+  }
+  template <class Job>
+  [[nodiscard]] static status load() noexcept {
+    cudaFuncAttributes unused{};
+    return cuda_status(cudaFuncGetAttributes(&unused, detail::run_peer_job<Job, peer_rules>),
+                       "prepare");
+  }
+
+  [[nodiscard]] digest_builder digest_of(const step_plan& plan,
+                                         const call_shape& call) const noexcept {
+    const peer_launch how = launch_of(call, plan);
+    digest_builder out;
+    out.add(plan.digest).add_signed(how.blocks).add_signed(how.threads);
+    return out;
+  }
+  [[nodiscard]] peer_rows rows_of_call(const call_shape& call, std::uint32_t shape) const noexcept {
+    peer_rows out = peer_rows::of(world_->lane_, call.places);
+    out.live = call.live;
+    out.source = call.counts;
+    out.shape = shape;
+    out.local_rows = static_cast<std::int32_t>(std::min<std::int64_t>(call.local_rows, INT32_MAX));
+    return out;
+  }
+
+  /// Blocks and threads from the shape, so equal on all ranks: about two warps for four lines of an
+  /// average rank, in blocks as small as will do, since every warp of a block runs its overhead.
+  [[nodiscard]] peer_launch launch_of(const call_shape& call,
+                                      const step_plan& plan) const noexcept {
+    const std::int64_t rows = (plan.global_rows + plan.dp_size - 1) / plan.dp_size;
+    const std::uint64_t lines =
+        static_cast<std::uint64_t>(rows) * layout().row_bytes[0] / (line_words(true) * 8) + 1;
+    const std::int64_t most =
+        call.blocks > 0 ? std::min(call.blocks, max_peer_blocks) : max_peer_blocks;
+    const auto warps = static_cast<std::int64_t>(lines / 4 + 1); // with a line for each lane group
+    peer_launch out;
+    out.dependent = call.dependent;
+    out.threads = warps * 3 / 2 <= most * 4 ? 128 : warps <= most * 8 ? 256 : 512;
+    const std::int64_t blocks = (2 * warps + out.threads / 32 - 1) / (out.threads / 32);
+    out.blocks = static_cast<std::int32_t>(std::clamp<std::int64_t>(blocks, 1, most));
+    return out;
+  }
+
+  template <class Job>
+  [[nodiscard]] status launch(const Job& job, const call_shape& call, const step_plan& plan,
+                              cudaStream_t stream) noexcept {
+    const in_use guard{world_->busy_};
+    if (!guard)
+      return {.code = errc::busy,
+              .about = subject::call,
+              .rank = world_->place_.world_rank(),
+              .value = 1,
+              .where = "peer_communicator"};
+    if (status bad = world_->poll(); !bad) return bad;
+    if (status bad = world_->graphs_.hold(stream); !bad) return bad;
+    return launch_peer_job(job, launch_of(call, plan), stream);
+  }
+
+  peer_world* world_;
+  std::int32_t rank_;
+  std::int32_t size_;
+};
+
+/// Sums what attention and FFN of today hand over.
+using peer_communicator = basic_peer_communicator<element::bf16, element::f16, element::f32>;
+
+template <>
+struct communicator_of<comm::peer> {
+  using type = peer_communicator;
+};
+
+} // namespace dpgather::inline v0

@@ -1,2 +1,0 @@
-#pragma once
-#include <dpgather/protocol/peer_pointers.hpp> // moving
