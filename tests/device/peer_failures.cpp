@@ -40,6 +40,13 @@ constexpr bool combines(kind k) { return k == kind::sent || k == kind::pulled; }
 
 constexpr std::uint64_t budget_ns = 1'000'000;
 
+/// Cases, of which sanitizers run a quarter.
+#if defined(__SANITIZE_ADDRESS__) || DPGATHER_TEST_TSAN
+constexpr std::uint64_t fewer = 4;
+#else
+constexpr std::uint64_t fewer = 1;
+#endif
+
 /// The gate that lets time begin: when as many blocks have entered a call as a test says. Until
 /// then nobody waits in vain, however long a thread sleeps.
 class gate {
@@ -650,7 +657,7 @@ TEST_CASE("every rank hears of every fault, by name, and a new arena works") {
         dog().feed(name);
         fault_case{random, dp, tp, victim, k, f, blocks}.run();
       },
-      case_count(40'000) / 100);
+      case_count(40'000) / 100 / fewer);
 }
 
 TEST_CASE("a rank just below the deadline is in time, one just above is not") {
@@ -711,7 +718,7 @@ TEST_CASE("a rank just below the deadline is in time, one just above is not") {
           REQUIRE(wrong_on_host(world.stage(), true) == 0);
         }
       },
-      case_count(20'000) / 200);
+      case_count(20'000) / 200 / fewer);
 }
 
 TEST_CASE("word of an error may come at any time") {
@@ -754,7 +761,7 @@ TEST_CASE("word of an error may come at any time") {
         }
         world.require_rebuilds();
       },
-      case_count(20'000) / 400);
+      case_count(20'000) / 400 / fewer);
 }
 
 TEST_CASE("flags and lines of another generation are nobody's") {
@@ -787,7 +794,7 @@ TEST_CASE("flags and lines of another generation are nobody's") {
         REQUIRE(tell_on_host<sum>(stage, world.options(),
                                   draw_story<sum>(random, world.options(), 20, 2)) == 0);
       },
-      case_count(20'000) / 400);
+      case_count(20'000) / 400 / fewer);
 }
 
 // What is promised and not kept yet: these may fail.
@@ -811,6 +818,7 @@ TEST_CASE("a combine that drops what it has read says so itself" * doctest::may_
 
 TEST_CASE("a call that fails in one block leaves zeros and no counts" * doctest::may_fail()) {
   dog().feed("two blocks");
+  const expected_races racing; // zeros of one block, rows of the other
   random_source random{1};
   fault_world world{random, 2, 1, true, 2};
   const auto failed = [&] {
@@ -853,12 +861,12 @@ TEST_CASE("fewer rows than announced are another count, not a timeout" * doctest
   gate by;
   by.expect(2);
   const story_call call = world.call(kind::lines, 1);
-  story_call fewer = call;
-  --fewer.rows[1];
+  story_call less = call;
+  --less.rows[1];
   const hook enters = [&](std::int32_t, peer_point at, std::uint32_t) {
     if (at == peer_point::entered) by.enter();
   };
-  world.run({{call}, {fewer}}, &by, &enters, [](std::int32_t) { return false; });
+  world.run({{call}, {less}}, &by, &enters, [](std::int32_t) { return false; });
   REQUIRE(world.failed(0));
   CHECK(static_cast<errc>(world.record(0).code) == errc::plan_mismatch);
 }
@@ -893,17 +901,19 @@ TEST_CASE("no rank takes rows of a peer that holds other counts" * doctest::may_
 }
 
 TEST_CASE("who hears that two calls differ knows how" * doctest::may_fail()) {
+  // Rank 1 waits for a row that rank 2, in another call, does not send. Rank 2 hears of it while it
+  // waits for rank 0, which hears of it when it comes.
   dog().feed("both shapes");
   random_source random{1};
-  fault_world world{random, 4, 1, true, 1};
-  const story_call call = world.call(kind::sent, 3);
+  fault_world world{random, 3, 1, true, 1};
+  const story_call call = world.call(kind::lines, 2);
   story_call other = call;
   other.shape += 1000;
-  world.run({{call}, {call}, {call}, {other}});
+  --other.rows[2];
+  world.run({{}, {call}, {other}});
   world.require_sticky(kind::lines);
-  for (std::int32_t r = 0; r < 4; ++r) {
+  for (std::int32_t r = 0; r < 3; ++r) {
     CAPTURE(r);
-    CHECK(world.record(r).shape != world.record(r).peer_shape);
     CHECK(world.record(r).peer_shape != 0);
   }
 }

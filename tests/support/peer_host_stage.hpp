@@ -67,7 +67,7 @@ struct host_stage {
     controls.resize(ranks);
     live.resize(ranks);
     wrong.resize(ranks);
-    first_wrong.resize(ranks * 4);
+    first_wrong.resize(ranks * 5);
     dg::peer_pointers pointers;
     pointers.size = layout.ranks;
     pointers.bytes = layout.bytes;
@@ -91,7 +91,7 @@ struct host_stage {
       locals.emplace_back(layout.row_bytes[0] * static_cast<std::size_t>(with.rank_rows + 2));
       rank.output = locals.back().get();
       rank.wrong = &wrong[r];
-      rank.first_wrong = &first_wrong[r * 4];
+      rank.first_wrong = &first_wrong[r * 5];
       story_ranks.push_back(rank);
     }
     clear_words(start);
@@ -159,8 +159,8 @@ inline std::uint64_t wrong_on_host(const host_stage& stage, bool says) {
     wrong += stage.wrong[r];
     if (says && stage.wrong[r] != 0)
       MESSAGE("rank ", r, ": ", stage.wrong[r], " wrong, first in call ",
-              stage.first_wrong[r * 4] % 1'000'000, " what ", stage.first_wrong[r * 4 + 1], " row ",
-              stage.first_wrong[r * 4 + 2], " column ", stage.first_wrong[r * 4 + 3]);
+              stage.first_wrong[r * 5] % 1'000'000, " what ", stage.first_wrong[r * 5 + 1], " row ",
+              stage.first_wrong[r * 5 + 2], " column ", stage.first_wrong[r * 5 + 3]);
     const dg::peer_record& first = stage.controls[r].first;
     if (first.written == 0) continue;
     ++wrong;

@@ -145,7 +145,7 @@ public:
       }
       live_.emplace_back(layout->row_bytes[0] * static_cast<std::size_t>(with.rank_rows + 2));
       rank.output = live_.back().get();
-      live_.emplace_back(5 * sizeof(std::uint64_t), 0);
+      live_.emplace_back(6 * sizeof(std::uint64_t), 0);
       rank.wrong = live_.back().as<std::uint64_t>();
       rank.first_wrong = rank.wrong + 1;
       ranks_.push_back(rank);
@@ -192,12 +192,12 @@ public:
       must_cuda(cudaDeviceSynchronize(), "story");
     }
     for (std::size_t r = 0; r < ranks_.size(); ++r) {
-      std::uint64_t found[5];
+      std::uint64_t found[6];
       must_cuda(cudaMemcpy(found, ranks_[r].wrong, sizeof found, cudaMemcpyDeviceToHost), "found");
       wrong += found[0];
       if (found[0] != 0)
         MESSAGE("rank ", r, ": ", found[0], " wrong, first in call ", found[1] % 1'000'000,
-                " what ", found[2], " row ", found[3], " column ", found[4]);
+                " what ", found[2], " row ", found[3], " column ", found[4], " got ", found[5]);
       const dg::peer_record& first = controls_[r].first;
       if (first.written != 0) {
         ++wrong;

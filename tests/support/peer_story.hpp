@@ -47,7 +47,7 @@ struct story_rank {
   std::uint64_t local_stride[dg::max_peer_tensors]{};
   std::byte* output = nullptr; ///< of combines, dense
   std::uint64_t* wrong = nullptr;
-  std::uint64_t* first_wrong = nullptr; ///< call, what, row, column
+  std::uint64_t* first_wrong = nullptr; ///< call, what, row, column, what was there
 };
 
 inline constexpr unsigned char untouched = 0x5a;
@@ -292,7 +292,8 @@ private:
                 ? std::byte{story_bytes::of_row(call.key, t, d, row - offset(call, d), b)}
                 : static_cast<std::byte>(t == 0 ? call.fill.bits >> (b % call.fill.size * 8) : 0);
         if (view[static_cast<std::uint64_t>(row) * row_bytes + b] != expected)
-          note(call, 5 + t, row, b);
+          note(call, 5 + static_cast<std::uint64_t>(t), row, b,
+               static_cast<std::uint64_t>(view[static_cast<std::uint64_t>(row) * row_bytes + b]));
       });
     }
   }
@@ -336,12 +337,13 @@ private:
       visit(static_cast<std::int64_t>(i / columns), i % columns);
   }
   DPGATHER_HOST_DEVICE void note(const story_call& call, std::uint64_t what, std::int64_t row,
-                                 std::uint64_t column) {
+                                 std::uint64_t column, std::uint64_t got = 0) {
     if (block_.count_wrong(rank_.wrong) != 0) return;
     rank_.first_wrong[0] = call.key;
     rank_.first_wrong[1] = what;
     rank_.first_wrong[2] = static_cast<std::uint64_t>(row);
     rank_.first_wrong[3] = column;
+    rank_.first_wrong[4] = got;
   }
 
   Block& block_;

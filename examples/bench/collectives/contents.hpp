@@ -54,10 +54,11 @@ struct gathered_rows {
   collective_case what;
   std::int32_t buffer = 0; ///< that the ranks sent
   bool packed = true;
+  std::int64_t cleared = 0; ///< rows up to which the tail of packed rows is cleared
 
   DPGATHER_HOST_DEVICE std::uint16_t operator()(std::int64_t row, std::int32_t column) const {
     const row_owner of = packed ? packed_owner(what, row) : slot_owner(what, row);
-    if (of.rank < 0) return poisoned_element;
+    if (of.rank < 0) return row < cleared ? 0 : poisoned_element;
     if (of.index >= what.counts[of.rank]) return 0;
     return bf16_bits(payload({of.rank, buffer, of.index}, column));
   }

@@ -173,7 +173,7 @@ private:
                   must(world_.check(), "peer_world");
                   return wrong_after_gather(here_, of->what, view,
                                             here_.plain().inputs.index(calls - 1),
-                                            row_layout::packed);
+                                            row_layout::packed, of->plan.global_rows);
                 }};
   }
 
@@ -189,8 +189,17 @@ private:
                 [this, of](int i) {
                   const dg::token_rows<dg::replicated> local{
                       here_.plain().local, of->what.rows, dg::element::bf16, of->what.row_bytes()};
-                  must(of->dp.combine(of->dp.combine_input(of->plan, i % 2), local, of->plan,
-                                      here_.stream()),
+                  // No combine may take the input of the one right before it. Graphs have an even
+                  // number of them; what runs outside takes the second input, behind a gather.
+                  const bool captured = *dg::is_capturing(here_.stream());
+                  if (!captured)
+                    must(of->dp
+                             .gather(dg::const_token_rows<dg::replicated>{local}, of->plan,
+                                     here_.stream())
+                             .status(),
+                         "gather");
+                  must(of->dp.combine(of->dp.combine_input(of->plan, captured ? i % 2 : 1), local,
+                                      of->plan, here_.stream()),
                        "combine");
                 },
             .prepare = [this, of] { poison_local(here_, of->what, here_.plain().local); },

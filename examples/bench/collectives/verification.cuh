@@ -30,8 +30,8 @@ inline void poison_local(const collective_rank& here, const collective_case& wha
 [[nodiscard]] inline std::int64_t wrong_after_gather(const collective_rank& here,
                                                      const collective_case& what,
                                                      const std::byte* global, std::int32_t buffer,
-                                                     row_layout layout) {
-  const gathered_rows want{what, buffer, layout == row_layout::packed};
+                                                     row_layout layout, std::int64_t cleared = 0) {
+  const gathered_rows want{what, buffer, layout == row_layout::packed, cleared};
   return here.checker().wrong(global, what.slot_rows() + 1, what.hidden, want, here.stream());
 }
 /// Elements of what `poison_local` poisoned that are wrong after a combine of the ranks' inputs

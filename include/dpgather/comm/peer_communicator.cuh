@@ -113,7 +113,7 @@ public:
                               std::span<const fill_word> fills, const row_masks* masks,
                               cudaStream_t stream) noexcept {
     peer_gather<no_sum> job;
-    digest_builder shape = digest_of(plan, call);
+    digest_builder shape = digest_of(false, plan, call);
     job.tensors = static_cast<std::int32_t>(tensors.size());
     for (std::size_t t = 0; t < tensors.size(); ++t) {
       job.local[t] = detail::row_places<const std::byte>::of(tensors[t]);
@@ -125,7 +125,7 @@ public:
       job.writes_masks = true;
     }
     job.rows = rows_of_call(call, peer_shape::of(false, plan, shape.value()));
-    return launch(job, call, plan, stream);
+    return launch(false, job, call, plan, stream);
   }
   /// The same for rows that owe a sum to the attention-TP peers.
   [[nodiscard]] status gather(const call_shape& call, const step_plan& plan,
@@ -136,9 +136,9 @@ public:
       peer_gather<Sum> job;
       job.local[0] = detail::row_places<const std::byte>::of(local);
       job.fill[0] = fill;
-      job.rows =
-          rows_of_call(call, peer_shape::of(false, plan, digest_of(plan, call).add(0x5a).value()));
-      done = launch(job, call, plan, stream);
+      job.rows = rows_of_call(
+          call, peer_shape::of(false, plan, digest_of(false, plan, call).add(0x5a).value()));
+      done = launch(false, job, call, plan, stream);
     };
     (void)((local.element() == Elements ? (with(sum_of<Elements>{}), true) : false) || ...);
     return done;
@@ -155,8 +155,9 @@ public:
       job.fill = fill;
       job.input = input;
       // The input is each rank's own matter: what must agree is whether it was the last call's.
-      job.rows = rows_of_call(call, peer_shape::of(true, plan, digest_of(plan, call).value()));
-      done = launch(job, call, plan, stream);
+      job.rows =
+          rows_of_call(call, peer_shape::of(true, plan, digest_of(true, plan, call).value()));
+      done = launch(true, job, call, plan, stream);
     };
     (void)((local.element() == Elements ? (with(sum_of<Elements>{}), true) : false) || ...);
     return done;
@@ -191,9 +192,9 @@ private:
                        "prepare");
   }
 
-  [[nodiscard]] digest_builder digest_of(const step_plan& plan,
+  [[nodiscard]] digest_builder digest_of(bool combines, const step_plan& plan,
                                          const call_shape& call) const noexcept {
-    const peer_launch how = launch_of(call, plan);
+    const peer_launch how = launch_of(combines, call, plan);
     digest_builder out;
     out.add(plan.digest).add_signed(how.blocks).add_signed(how.threads);
     return out;
@@ -209,7 +210,7 @@ private:
 
   /// Blocks and threads from the shape, so equal on all ranks: about two warps for four lines of an
   /// average rank, in blocks as small as will do, since every warp of a block runs its overhead.
-  [[nodiscard]] peer_launch launch_of(const call_shape& call,
+  [[nodiscard]] peer_launch launch_of(bool combines, const call_shape& call,
                                       const step_plan& plan) const noexcept {
     const std::int64_t rows = (plan.global_rows + plan.dp_size - 1) / plan.dp_size;
     const std::uint64_t lines =
@@ -219,6 +220,12 @@ private:
     const auto warps = static_cast<std::int64_t>(lines / 4 + 1); // with a line for each lane group
     peer_launch out;
     out.dependent = call.dependent;
+    if (combines && rows > layout().line_rows) {
+      // Loads from peers: more of them at once only queue (measured on two H100).
+      out.threads = 256;
+      out.blocks = static_cast<std::int32_t>(std::min<std::int64_t>(64, most));
+      return out;
+    }
     out.threads = warps * 3 / 2 <= most * 4 ? 128 : warps <= most * 8 ? 256 : 512;
     const std::int64_t blocks = (2 * warps + out.threads / 32 - 1) / (out.threads / 32);
     out.blocks = static_cast<std::int32_t>(std::clamp<std::int64_t>(blocks, 1, most));
@@ -226,8 +233,8 @@ private:
   }
 
   template <class Job>
-  [[nodiscard]] status launch(const Job& job, const call_shape& call, const step_plan& plan,
-                              cudaStream_t stream) noexcept {
+  [[nodiscard]] status launch(bool combines, const Job& job, const call_shape& call,
+                              const step_plan& plan, cudaStream_t stream) noexcept {
     const in_use guard{world_->busy_};
     if (!guard)
       return {.code = errc::busy,
@@ -237,7 +244,7 @@ private:
               .where = "peer_communicator"};
     if (status bad = world_->poll(); !bad) return bad;
     if (status bad = world_->graphs_.hold(stream); !bad) return bad;
-    return launch_peer_job(job, launch_of(call, plan), stream);
+    return launch_peer_job(job, launch_of(combines, call, plan), stream);
   }
 
   peer_world* world_;

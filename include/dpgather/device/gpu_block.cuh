@@ -229,9 +229,9 @@ public:
     if (to.stride != to.row_bytes || addresses % 16 != 0) return false;
     const std::uint64_t words = bytes / 16;
     if (sources <= 2) {
-      pull_few<Sum, 2, 8>(from, sources, start, words);
+      pull_few<Sum, 2, 4>(from, sources, start, words);
     } else if (sources <= 4) {
-      pull_few<Sum, 4, 4>(from, sources, start, words);
+      pull_few<Sum, 4, 2>(from, sources, start, words);
     } else {
       pull_many<Sum, 8>(from, sources, start, words);
     }

@@ -30,30 +30,43 @@ struct row_masks {
 
   [[nodiscard]] std::uint32_t parts() const noexcept { return 1; }
   [[nodiscard]] std::uint64_t words() const noexcept {
-    return (static_cast<std::uint64_t>(places.global_rows()) + 31) / 32;
+    return static_cast<std::uint64_t>(places.global_rows());
   }
-  /// A worker does 32 rows, so that no bit has two writers.
+  /// A worker for each row, and one for each 32 bits, so that no bit has two writers.
   DPGATHER_HOST_DEVICE void operator()(std::uint32_t, worker_id worker) const noexcept {
     const std::int64_t rows = places.global_rows();
-    for (auto group = static_cast<std::int64_t>(worker.index); group * 32 < rows;
-         group += static_cast<std::int64_t>(worker.count)) {
-      std::uint32_t bits = 0;
-      for (std::int64_t row = group * 32; row < rows && row < group * 32 + 32; ++row) {
+    const auto first = static_cast<std::int64_t>(worker.index);
+    const auto step = static_cast<std::int64_t>(worker.count);
+    if (sources != nullptr || topk_ids != nullptr || topk_weights != nullptr) {
+      for (std::int64_t row = first; row < rows; row += step) {
         const std::int32_t owner = places.owner(row);
-        if (owner < 0) {
-          bits |= std::uint32_t{1} << (row % 32);
-          mask_experts(row);
-        }
+        if (owner < 0) mask_experts(row);
         if (sources != nullptr)
           sources[row] =
               owner < 0 ? row_source{}
                         : row_source{owner, static_cast<std::int32_t>(row - places.offset(owner))};
       }
-      if (pad_bits != nullptr) pad_bits[group] = bits;
     }
+    if (pad_bits == nullptr) return;
+    for (std::int64_t group = first; group * 32 < rows; group += step)
+      pad_bits[group] = pad_bits_of(group * 32, rows - group * 32 < 32 ? rows : group * 32 + 32);
   }
 
 private:
+  /// Bits of the rows `begin` to `end`, at most 32: set where a tail has them.
+  [[nodiscard]] DPGATHER_HOST_DEVICE std::uint32_t pad_bits_of(std::int64_t begin,
+                                                               std::int64_t end) const noexcept {
+    std::uint32_t bits = 0;
+    places.for_each_tail([&](row_range tail) noexcept {
+      const std::int64_t from = tail.first > begin ? tail.first : begin;
+      const std::int64_t to = tail.first + tail.count < end ? tail.first + tail.count : end;
+      if (from >= to) return;
+      const std::uint32_t ones =
+          to - from == 32 ? 0xffffffffu : (std::uint32_t{1} << (to - from)) - 1;
+      bits |= ones << (from - begin);
+    });
+    return bits;
+  }
   DPGATHER_HOST_DEVICE void mask_experts(std::int64_t row) const noexcept {
     for (std::int32_t k = 0; k < topk; ++k) {
       if (topk_ids != nullptr) topk_ids[row * topk + k] = pad_expert;
