@@ -222,7 +222,7 @@ private:
     out.dependent = call.dependent;
     if (combines && rows > layout().line_rows) {
       // Loads from peers: more of them at once only queue (measured on two H100).
-      out.threads = 256;
+      out.threads = most < 48 ? 512 : 256;
       out.blocks = static_cast<std::int32_t>(std::min<std::int64_t>(64, most));
       return out;
     }

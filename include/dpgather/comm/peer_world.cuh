@@ -211,7 +211,11 @@ private:
                .limit = seen.limit,
                .call = seen.epoch - start_};
     out.where = peer_shape::combines(seen.shape) ? "combine" : "gather";
-    if (out.code == errc::plan_mismatch && out.about == subject::operation) {
+    if (out.code == errc::plan_mismatch && out.rank != place_.world_rank()) {
+      // Who only hears of it is told between whom, not what.
+      out.value_name = "not told here";
+      out.limit_name = "another one";
+    } else if (out.code == errc::plan_mismatch && out.about == subject::operation) {
       const bool operations =
           peer_shape::combines(seen.shape) != peer_shape::combines(seen.peer_shape);
       out.about = operations ? subject::operation : subject::mode;

@@ -165,6 +165,7 @@ public:
   }
   __device__ void set(std::uint64_t* to, std::uint64_t value) noexcept { *to = value; }
   __device__ void set(std::int32_t* to, std::int32_t value) noexcept { *to = value; }
+  __device__ void set(std::int64_t* to, std::int64_t value) noexcept { *to = value; }
   [[nodiscard]] __device__ bool take(std::uint32_t* lock) noexcept {
     return atomicExch(lock, 1u) == 0;
   }

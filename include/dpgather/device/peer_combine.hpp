@@ -64,8 +64,9 @@ struct peer_combine {
       DPGATHER_ROLLED
       for (std::int32_t r = 0; r < rows.lane.ranks(); ++r)
         read_by_peers = read_by_peers || !table.share[r].lines;
-      call.send_headers(static_cast<std::uint32_t>(table.counts.rows[rows.dp_rank]), read_by_peers);
+      call.send_headers(table.digest, read_by_peers);
     }
+    call.expect(table.digest);
     const bool lines = table.share[own].lines;
 
     // 2. Addends out, to those who have few rows.
@@ -134,7 +135,7 @@ struct peer_combine {
     }
     if (ok && block.block() == 0)
       call.wait_headers(false, [&](std::int32_t r, const peer_flag& header) {
-        rows.check_header(call, table, r, header);
+        rows.check_header(call, table, r, header, false);
       });
     if (!call.end(!lines)) return empty(block);
     if (block.block() == 0 && block.thread() == 0)

@@ -54,7 +54,7 @@ struct peer_gather {
       table.rows[d] = block.word(&rows.live->rows[d]);
     const peer_share share = rows.share_of(rows.fits(mine) ? mine : 0, rows.tp_rank);
     if (!block.any(call.began_poisoned())) {
-      call.send_headers(static_cast<std::uint32_t>(mine), false);
+      if (exchanged) call.send_headers(static_cast<std::uint32_t>(mine), false);
       // In lines rows need nobody's count but their own: they leave before anything else is known.
       DPGATHER_ROLLED
       for (std::int32_t t = 0; !owes_sum && share.lines && mine <= rows.local_rows && t < tensors;
@@ -74,6 +74,15 @@ struct peer_gather {
     block.sync_warp();
     rows.fill_table(call, block, exchanged ? rows.tp_size : 1);
     if (block.sync_or(call.failed())) return empty(block);
+    if (exchanged) {
+      // Its attention-TP peers go by the first one's count.
+      if (block.thread() == 0 && mine != table.counts.rows[rows.dp_rank])
+        call.fail(errc::plan_mismatch, subject::counts, rows.tp_peer(0), mine,
+                  table.counts.rows[rows.dp_rank]);
+    } else {
+      call.expect(table.digest);
+      call.send_headers(table.digest, false);
+    }
     const bool lines = share.lines;
 
     // 3. A view that the last call gave away may still be read: its owner's header says when not.
@@ -127,7 +136,7 @@ struct peer_gather {
       call.wait_flags([&](std::int32_t r) { return brings(r) && !table.share[r].lines; });
     if (ok && block.block() == 0)
       call.wait_headers(false, [&](std::int32_t r, const peer_flag& header) {
-        rows.check_header(call, table, r, header);
+        rows.check_header(call, table, r, header, exchanged);
       });
     if (!call.end(false)) return empty(block);
     if (block.block() == 0 && block.thread() == 0) block.set(&call.state().view_used, call.epoch());
@@ -279,21 +288,21 @@ private:
       if (rows.source == counts_kind::exchanged && d < ranks &&
           static_cast<std::int32_t>(d) != rows.dp_rank)
         block.set(&rows.live->rows[d], counts.rows[d]);
-      rows.live->offset[d] = counts.offset[d];
-      if (d == ranks) rows.live->total = counts.total;
+      block.set(&rows.live->offset[d], counts.offset[d]);
+      if (d == ranks) block.set(&rows.live->total, counts.total);
     }
   }
 
-  /// After an error: no rows, and zeros where the FFN would read some (not NaN: routers crash).
+  /// After an error: no rows, and zeros where the FFN would read some (not NaN: routers crash). In
+  /// the very call that failed other blocks may have brought rows, or left older ones.
   template <class Block>
   DPGATHER_HOST_DEVICE void empty(Block& block) const noexcept {
-    if (block.block() == 0) {
-      const auto ranks = static_cast<std::uint32_t>(rows.dp_size);
-      for (std::uint32_t d = block.thread(); d <= ranks; d += block.threads()) {
-        if (d < ranks) block.set(&rows.live->rows[d], std::int32_t{0});
-        rows.live->offset[d] = 0;
-        if (d == ranks) rows.live->total = 0;
-      }
+    const auto ranks = static_cast<std::uint32_t>(rows.dp_size);
+    DPGATHER_ROLLED
+    for (std::uint32_t d = block.thread(); d <= ranks; d += block.threads()) {
+      if (d < ranks) block.set(&rows.live->rows[d], std::int32_t{0});
+      block.set(&rows.live->offset[d], std::int64_t{0});
+      if (d == ranks) block.set(&rows.live->total, std::int64_t{0});
     }
     for (std::int32_t t = 0; t < tensors; ++t)
       detail::fill_rows(view(t), row_range{0, rows.places.global_rows()}, fill_word{},

@@ -34,6 +34,7 @@ struct peer_table {
   std::int32_t rows[max_peer_ranks]; ///< of data-parallel ranks, or of ranks while they tell them
   count_set counts;                  ///< the same with offsets
   peer_share share[max_peer_ranks];
+  std::uint32_t digest; ///< of all counts: two ranks that differ in any know it from their headers
 };
 
 /// The shape of a call over peers, and where its counts are. Trivially copyable.
@@ -119,9 +120,11 @@ struct peer_rows {
       const std::int32_t d = tp_size == 1 ? r : r / tp_size;
       const std::int32_t t = r - d * tp_size;
       std::int32_t before = 0, all = 0, n = 0;
+      std::uint32_t digest = 0;
       DPGATHER_ROLLED
       for (std::int32_t i = 0; i < dp_size; ++i) {
         const std::int32_t one = table.rows[i * step];
+        digest = (digest ^ static_cast<std::uint32_t>(one)) * 0x9e3779b1u;
         if (i == d) before = all, n = one;
         all += fits(one) ? one : 0;
       }
@@ -129,6 +132,7 @@ struct peer_rows {
       share.dp_rank = d;
       share.place = (slot_rows > 0 ? d * slot_rows : before) + share.first;
       table.share[r] = share;
+      if (r == 0) table.digest = digest ^ (digest >> 15);
       if (t != 0) continue;
       check_counts(call, d, n, all);
       table.counts.rows[d] = n;
@@ -148,14 +152,17 @@ struct peer_rows {
                                                          std::int32_t count) const noexcept {
     return static_cast<std::uint32_t>(count) * lane.layout.row_bytes[tensor];
   }
-  /// What a peer says of its rows is what this rank holds for true.
+  /// What a peer says of the rows is what this rank holds for true: all counts, or while the ranks
+  /// tell each other its own.
   template <class Block>
   DPGATHER_HOST_DEVICE void check_header(peer_call<Block>& call, const peer_table& table,
-                                         std::int32_t r, const peer_flag& header) const noexcept {
-    const std::int32_t known = table.counts.rows[table.share[r].dp_rank];
-    if (header.rows != static_cast<std::uint32_t>(known))
-      call.fail(errc::plan_mismatch, subject::counts, r, known,
-                static_cast<std::int64_t>(header.rows));
+                                         std::int32_t r, const peer_flag& header,
+                                         bool exchanged) const noexcept {
+    const std::uint32_t known =
+        exchanged ? static_cast<std::uint32_t>(table.counts.rows[table.share[r].dp_rank])
+                  : table.digest;
+    if (header.rows != known)
+      call.fail(errc::plan_mismatch, subject::counts, r, known, header.rows);
   }
 
   /// A thread's number among all of the rank, for jobs.

@@ -31,9 +31,9 @@ struct alignas(16) peer_flag {
 };
 
 /// Bytes of a low-latency line: data and epoch together, so that neither fence nor barrier is
-/// needed. Over NVLink a line arrives whole (NCCL's LL128 relies on it, 8.7e9 observations here): 15
-/// words of data, one of epoch. Between blocks of one GPU lines tear in the middle (observed), 16
-/// bytes do not: there every word of data has its epoch beside it.
+/// needed. Over NVLink a line arrives whole (NCCL's LL128 relies on it, 8.7e9 observations here):
+/// 15 words of data, one of epoch. Between blocks of one GPU lines tear in the middle (observed),
+/// 16 bytes do not: there every word of data has its epoch beside it.
 inline constexpr std::uint64_t line_bytes = 128;
 /// Words of data in a line, 8 bytes each.
 [[nodiscard]] DPGATHER_HOST_DEVICE constexpr std::uint32_t line_words(bool whole) noexcept {
@@ -163,14 +163,15 @@ struct peer_layout {
       out.row_bytes[t] = static_cast<std::uint32_t>(limits.row_bytes[t]);
       out.tensor_lines[t] = out.source_bytes;
       out.source_bytes += line_bytes * lines_of(static_cast<std::uint32_t>(out.line_rows) *
-                                    static_cast<std::uint32_t>(limits.row_bytes[t]),
-                                limits.whole_lines);
+                                                    static_cast<std::uint32_t>(limits.row_bytes[t]),
+                                                limits.whole_lines);
     }
     if (limits.tp_size > 1) {
       const std::int64_t share = (limits.rank_rows + limits.tp_size - 1) / limits.tp_size;
-      out.tp_source_bytes = line_bytes * lines_of(static_cast<std::uint32_t>(share) *
-                                     static_cast<std::uint32_t>(limits.row_bytes[0]),
-                                 limits.whole_lines);
+      out.tp_source_bytes =
+          line_bytes * lines_of(static_cast<std::uint32_t>(share) *
+                                    static_cast<std::uint32_t>(limits.row_bytes[0]),
+                                limits.whole_lines);
     }
 
     const auto ranks = static_cast<std::uint64_t>(limits.ranks);

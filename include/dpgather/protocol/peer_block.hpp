@@ -26,9 +26,9 @@ enum class peer_point : std::uint8_t {
 struct peer_rules {
   static constexpr std::uint64_t slots = peer_layout::slots;
   static constexpr bool whole_lines = true; ///< see `line_bytes`
-  static constexpr bool releases = true;   ///< flags follow the rows they speak of
-  static constexpr bool handshakes = true; ///< a view that the last call used is asked for first
-  static constexpr bool alternates = true; ///< a combine refuses the last call's input
+  static constexpr bool releases = true;    ///< flags follow the rows they speak of
+  static constexpr bool handshakes = true;  ///< a view that the last call used is asked for first
+  static constexpr bool alternates = true;  ///< a combine refuses the last call's input
   static constexpr bool fills_tails = true;
   static constexpr bool counts_idle_blocks = true;
   /// Called by every block at each point; the default does nothing.

@@ -73,6 +73,8 @@ namespace detail {
 struct peer_call_id {
   std::uint64_t epoch = 0;
   std::uint32_t shape = 0;
+  std::uint32_t counts = 0; ///< what every header is to say of the rows,
+  bool expects = false;     ///< if that is known
 };
 
 template <class Block>
@@ -141,10 +143,15 @@ look_up(Block block, const peer_lane& lane, peer_call_id call, const peer_flag* 
               seen.shape, peer_point::entered, seen.shape);
     return 0;
   }
+  if (seen.epoch == call.epoch && call.expects && seen.rows != call.counts) {
+    fail_call(block, lane, call, errc::plan_mismatch, subject::counts, peer, call.counts, seen.rows,
+              peer_point::entered, 0);
+    return 0;
+  }
   const std::uint64_t now = block.now();
   if (started == 0) return now == 0 ? 1 : now;
   const std::uint64_t budget = block.word(&lane.control->budget_ns);
-  if (now - started <= budget) return started;
+  if (now <= started || now - started <= budget) return started;
   fail_call(block, lane, call, errc::timeout, subject::none, peer, static_cast<std::int64_t>(where),
             static_cast<std::int64_t>(budget / 1000), where, 0);
   return 0;
@@ -191,6 +198,11 @@ public:
         block_.post(to, flag);
       }
     });
+  }
+  /// From now on a header that says anything else of the rows is another plan's.
+  DPGATHER_HOST_DEVICE void expect(std::uint32_t counts) noexcept {
+    counts_ = counts;
+    expects_ = true;
   }
   /// Waits for the headers of all peers; `visit(rank, flag)` by the thread that has it. With
   /// `acquired`, what their earlier kernels wrote may be read after the next `sync`. The caller
@@ -284,7 +296,11 @@ public:
     block_.rules().at(peer_point::received, block_);
     if (rereads) {
       block_.sync();
-      failed_ = failed_ || block_.word(&state_.poison) != 0;
+      const std::uint64_t word = block_.word(&state_.poison);
+      if (word != 0) {
+        detail::hear_failure(block_, lane_, id(), word);
+        failed_ = true;
+      }
     }
     if (block_.sync_or(failed_)) return false;
     const std::uint32_t own = block_.block();
@@ -315,7 +331,7 @@ private:
   static constexpr std::uint32_t looks_between = Block::looks_between;
 
   [[nodiscard]] DPGATHER_HOST_DEVICE detail::peer_call_id id() const noexcept {
-    return {epoch_, shape_};
+    return {epoch_, shape_, counts_, expects_};
   }
   [[nodiscard]] DPGATHER_HOST_DEVICE std::uint64_t look_up(std::int32_t peer, peer_point where,
                                                            std::uint64_t started) noexcept {
@@ -343,6 +359,8 @@ private:
   std::uint32_t shape_;
   std::uint64_t epoch_;
   std::uint64_t standing_; // poison, when the call began
+  std::uint32_t counts_ = 0;
+  bool expects_ = false;
   bool failed_ = false;    // as this thread knows
 };
 
