@@ -38,8 +38,8 @@ struct step_facts {
 
   /// Rows of every rank in this step.
   [[nodiscard]] __device__ const std::int32_t* counts() const {
-    return splits + static_cast<std::int64_t>((*step - 1) % static_cast<std::uint64_t>(steps)) *
-                        ranks;
+    return splits +
+           static_cast<std::int64_t>((*step - 1) % static_cast<std::uint64_t>(steps)) * ranks;
   }
   /// One element of a rank's row, in [-7, 7]: another one for every step, rank, row and column.
   [[nodiscard]] __device__ std::int32_t payload(std::int32_t of_rank, std::int64_t row,

@@ -24,19 +24,17 @@ public:
   /// Captures `calls` pairs of all-gather and reduce-scatter for each bucket.
   padded_nccl(dg::host_communicator& ranks, const dg::bucket_list& buckets, std::int32_t hidden,
               std::int32_t calls)
-      : slot_{elements(buckets, hidden)}, all_{slot_.size() * static_cast<std::size_t>(
-                                                                  ranks.size())},
-        link_{ranks} {
+      : slot_{elements(buckets, hidden)},
+        all_{slot_.size() * static_cast<std::size_t>(ranks.size())}, link_{ranks} {
     dg::throw_if_failed(dg::cuda_status(
         cudaMemsetAsync(all_.data(), 0, all_.bytes(), link_.stream()), "cudaMemsetAsync"));
     dg::throw_if_failed(dg::cuda_status(
         cudaMemsetAsync(slot_.data(), 0, slot_.bytes(), link_.stream()), "cudaMemsetAsync"));
+    for (const std::int32_t bucket : buckets.span()) // NCCL connects for a size when it first comes
+      dg::throw_if_failed(enqueue(bucket, hidden));
     dg::throw_if_failed(graphs_.capture(buckets, link_.stream(), [&](std::int32_t bucket) {
       for (std::int32_t i = 0; i < calls; ++i)
-        if (dg::status bad = enqueue(static_cast<std::size_t>(bucket) * slot_.size() /
-                                     static_cast<std::size_t>(buckets.largest()));
-            !bad)
-          return bad;
+        if (dg::status bad = enqueue(bucket, hidden); !bad) return bad;
       return dg::status{};
     }));
     dg::throw_if_failed(link_.wait());
@@ -57,12 +55,12 @@ private:
   [[nodiscard]] static std::size_t elements(const dg::bucket_list& buckets, std::int32_t hidden) {
     return static_cast<std::size_t>(buckets.largest()) * static_cast<std::size_t>(hidden);
   }
-  /// `count`: elements of a rank's slot.
-  [[nodiscard]] dg::status enqueue(std::size_t count) noexcept {
+  [[nodiscard]] dg::status enqueue(std::int32_t bucket, std::int32_t hidden) noexcept {
+    const std::size_t count = static_cast<std::size_t>(bucket) * static_cast<std::size_t>(hidden);
     const ncclComm_t comm = link_.communicator().native_handle();
-    if (dg::status bad = dg::nccl_status(ncclAllGather(slot_.data(), all_.data(), count,
-                                                       ncclBfloat16, comm, link_.stream()),
-                                         "ncclAllGather");
+    if (dg::status bad = dg::nccl_status(
+            ncclAllGather(slot_.data(), all_.data(), count, ncclBfloat16, comm, link_.stream()),
+            "ncclAllGather");
         !bad)
       return bad;
     return dg::nccl_status(ncclReduceScatter(all_.data(), slot_.data(), count, ncclBfloat16,

@@ -60,6 +60,11 @@ namespace dpgather::inline v0 {
 ///   which its next one would meet; abort and rebuild the communicators. A divergence, timeout or
 ///   lost peer is sticky: every later call answers `poisoned` with the first cause. After a sticky
 ///   error the output is undefined, and buffers must live until every rank has left the call.
+/// - *Row movers* (`comm::peer`): rows are gathered into the channel's own view and combined from
+/// its
+///   own inputs, at fixed addresses; other memory costs a copy each way. Plans and counts are
+///   compared by the kernels, so a refusal is the rank's own and a divergence an error that
+///   `peer_world::check` tells after the call; see `basic_peer_communicator`.
 /// - *Streams*: calls of one object on several streams are the engine's to order.
 /// - *Threads*: one at a time; a second one is answered `busy`.
 template <policy_like Policy,

@@ -1,16 +1,20 @@
 # Compiles unit.cu for one policy and compares what is in the object file with what the policy needs:
 # the jobs that have a kernel, and the collectives of NCCL that are called.
 #
-#   cmake -DNVCC=<nvcc> -DINCLUDE=<dir> -DTOOLKIT=<include dirs> -DPOLICY=<name> -DON=<host|nccl>
+#   cmake -DNVCC=<nvcc> -DINCLUDE=<dir> -DTOOLKIT=<include dirs> -DPOLICY=<name> -DON=<host|nccl|peer>
 #         -DKERNELS=<a,b> -DCOLLECTIVES=<a,b> -DDIR=<scratch> -P check.cmake
 cmake_minimum_required(VERSION 3.25)
 
 set(flags "-I${INCLUDE}")
-foreach(folder IN LISTS TOOLKIT)
-  list(APPEND flags -isystem "${folder}")
-endforeach()
 if(ON STREQUAL "host")
   list(APPEND flags -DON_HOST)
+elseif(ON STREQUAL "peer")
+  list(APPEND flags -DON_PEER)
+endif()
+if(NOT ON STREQUAL "peer") # it has to do without NCCL's header
+  foreach(folder IN LISTS TOOLKIT)
+    list(APPEND flags -isystem "${folder}")
+  endforeach()
 endif()
 file(MAKE_DIRECTORY "${DIR}")
 set(object "${DIR}/${POLICY}_${ON}.o")
@@ -40,12 +44,19 @@ endfunction()
 # Demangled: "t void dpgather::v0::detail::run_job<dpgather::v0::take_rows, 256>(...)".
 string(REGEX MATCHALL "run_job<dpgather::v0::[a-z_]+" kernels "${symbols}")
 list(TRANSFORM kernels REPLACE "run_job<dpgather::v0::" "")
+# "t void dpgather::v0::detail::run_peer_job<dpgather::v0::peer_combine<...bf16_sum>, ...>(...)".
+string(REGEX MATCHALL "run_peer_job<dpgather::v0::peer_[a-z]+<dpgather::v0::[a-z0-9_:]+>" peer_kernels "${symbols}")
+list(TRANSFORM peer_kernels REPLACE "run_peer_job<dpgather::v0::(peer_[a-z]+)<dpgather::v0::(detail::)?" "\\1<")
+list(APPEND kernels ${peer_kernels})
 expect("kernels" "${kernels}" "${KERNELS}")
 
 string(REGEX MATCHALL " U nccl(AllGather|AllReduce|ReduceScatter|Broadcast|Reduce)\n" calls "${symbols}")
 list(TRANSFORM calls REPLACE " U nccl([A-Za-z]+)\n" "\\1")
 expect("collectives" "${calls}" "${COLLECTIVES}")
 
+if(ON STREQUAL "peer" AND symbols MATCHES " U nccl[A-Z]")
+  message(FATAL_ERROR "${POLICY} on peer calls NCCL")
+endif()
 if(ON STREQUAL "host" AND symbols MATCHES " U (nccl|cuda)([A-Za-z_]*)")
   # nvcc's own registration of (no) kernels aside.
   string(REGEX MATCHALL " U (nccl|cuda[A-Z])[A-Za-z_]*" foreign "${symbols}")

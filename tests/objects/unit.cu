@@ -1,9 +1,22 @@
 // What an engine instantiates: one ready-made policy on one communicator, every call.
+#if defined(ON_PEER)
+// Over memory that the engine mapped itself.
+#include <dpgather/comm/peer_communicator.cuh>
+#include <dpgather/dp_gather.hpp>
+#include <dpgather/policies.hpp>
+#if defined(NCCL_H_)
+#error "NCCL's header is included"
+#endif
+#else
 #include <dpgather/dpgather.cuh>
+#endif
 
 namespace dg = dpgather;
 
-#if defined(ON_HOST)
+#if defined(ON_PEER)
+using communicator = dg::basic_peer_communicator<dg::element::bf16>;
+using tag = dg::comm::peer;
+#elif defined(ON_HOST)
 using communicator = dg::host_communicator;
 using tag = dg::comm::host;
 #else

@@ -82,8 +82,20 @@ public:
   }
   peer_world(const peer_world&) = delete;
   peer_world& operator=(const peer_world&) = delete;
-  ~peer_world() {
+  /// Frees the page, unless graphs still hold calls: their kernels write their errors there.
+  ~peer_world() { (void)close(); }
+
+  /// Ends the world on this rank: every call answers `peer_left` from now on. Before the arenas go,
+  /// and when all ranks' streams are idle. Errors: `graphs_alive{n}`, and nothing has happened.
+  [[nodiscard]] status close() noexcept {
+    if (graphs_.alive() > 0) return refuse(errc::graphs_alive, subject::call, graphs_.alive(), 0);
+    (void)failure_.raise({.code = errc::peer_left,
+                          .rank = place_.world_rank(),
+                          .peer = place_.world_rank(),
+                          .where = "peer_world"});
     if (control_ != nullptr) (void)cudaFreeHost(control_);
+    control_ = nullptr;
+    return {};
   }
 
   /// Ok, or the first failure: of the construction, or of any call of this or another rank since

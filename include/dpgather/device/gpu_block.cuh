@@ -19,24 +19,29 @@
 
 namespace dpgather::inline v0 {
 
+/// Loads and stores that C++ has no words for.
 namespace ptx {
 
+/// 16 bytes in registers.
 struct words4 {
   std::uint32_t x, y, z, w;
 };
 
+/// 16 bytes that arrive together, for everybody to see.
 __device__ __forceinline__ void store_relaxed(void* to, std::uint64_t a, std::uint64_t b) {
   asm volatile("st.relaxed.sys.global.v2.u64 [%0], {%1, %2};"
                :
                : "l"(__cvta_generic_to_global(to)), "l"(a), "l"(b)
                : "memory");
 }
+/// 16 bytes as they were at one time.
 __device__ __forceinline__ void load_relaxed(const void* from, std::uint64_t& a, std::uint64_t& b) {
   asm volatile("ld.relaxed.sys.global.v2.u64 {%0, %1}, [%2];"
                : "=l"(a), "=l"(b)
                : "l"(__cvta_generic_to_global(from))
                : "memory");
 }
+/// A word that others may write.
 __device__ __forceinline__ std::uint64_t load_relaxed(const std::uint64_t* from) {
   std::uint64_t out;
   asm volatile("ld.relaxed.sys.global.u64 %0, [%1];"
@@ -45,6 +50,7 @@ __device__ __forceinline__ std::uint64_t load_relaxed(const std::uint64_t* from)
                : "memory");
   return out;
 }
+/// The same; what follows sees what went before the word's publication.
 __device__ __forceinline__ std::uint64_t load_acquire(const std::uint64_t* from) {
   std::uint64_t out;
   asm volatile("ld.acquire.sys.global.u64 %0, [%1];"
@@ -53,6 +59,7 @@ __device__ __forceinline__ std::uint64_t load_acquire(const std::uint64_t* from)
                : "memory");
   return out;
 }
+/// A word for others.
 __device__ __forceinline__ void store_relaxed(std::uint64_t* to, std::uint64_t value) {
   asm volatile("st.relaxed.sys.global.u64 [%0], %1;"
                :
@@ -78,6 +85,7 @@ __device__ __forceinline__ words4 load_once(const std::byte* from) {
                : "memory");
   return out;
 }
+/// 16 bytes, published by a later flag or not at all.
 __device__ __forceinline__ void store(std::byte* to, const words4& value) {
   asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};"
                :

@@ -159,6 +159,8 @@ look_up(Block block, const peer_lane& lane, peer_call_id call, const peer_flag* 
 
 } // namespace detail
 
+/// One call as one block lives through it. Every thread of the block has its own; what it says of
+/// the block holds after the block has met.
 template <class Block>
 class peer_call {
 public:
