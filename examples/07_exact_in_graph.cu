@@ -9,13 +9,12 @@
 /// A thread and its GPU are a rank. Every value is checked by the graph itself, against a list that
 /// the library never sees. `run_rank` is the tutorial; see `07_exact_in_graph --help`.
 
-#include "bench/support/statistics.hpp"
+#include "exact_in_graph/compare.cuh"
 #include "exact_in_graph/kernels.cuh"
 #include "exact_in_graph/options.hpp"
-#include "exact_in_graph/padded_nccl.cuh"
+#include "exact_in_graph/ranks.cuh"
 #include "exact_in_graph/report.hpp"
 #include "exact_in_graph/splits.hpp"
-#include "exact_in_graph/stopwatch.cuh"
 #include "serve/cuda_resources.cuh"
 #include "serve/progress.hpp"
 
@@ -40,88 +39,6 @@ using exact::bf16_bits;
 struct decode : dg::rebind_comm<dg::exact_graph, dg::comm::peer> {};
 /// Sums bf16: one combine kernel instead of one for each element type.
 using peer = dg::basic_peer_communicator<dg::element::bf16>;
-
-constexpr std::int64_t patience_ns = 60'000'000'000;
-
-/// On every way out of a rank, before what its peers' kernels may still touch is freed: this rank's
-/// kernels end, which they do by themselves, and all ranks meet.
-class meeting_at_the_end {
-public:
-  meeting_at_the_end(dg::host_communicator& ranks, cudaStream_t stream)
-      : ranks_{ranks}, stream_{stream} {}
-  meeting_at_the_end(const meeting_at_the_end&) = delete;
-  meeting_at_the_end& operator=(const meeting_at_the_end&) = delete;
-  ~meeting_at_the_end() {
-    (void)cudaStreamSynchronize(stream_);
-    (void)ranks_.barrier();
-  }
-
-private:
-  dg::host_communicator& ranks_;
-  cudaStream_t stream_;
-};
-
-/// What rank `rank` says of a step in which it has `rows` rows.
-dg::step_record record_of(dg::step_record out, std::int32_t rank, std::int32_t rows) {
-  out.world_rank = rank;
-  out.tokens = out.logits_tokens = out.requests = rows;
-  out.phase = rows == 0 ? dg::phase::idle : dg::phase::decode;
-  out.votes = dg::step_record::graph_vote;
-  return out;
-}
-
-/// Gather and combine alone, beside NCCL's. All ranks know all splits here, so nobody asks.
-std::vector<exact::timing> compare(dg::host_communicator& ranks, dg::peer_world& world,
-                                   dg::DpGather<decode, peer>& dp, const dg::step_plan& shape,
-                                   const std::vector<exact::split>& splits,
-                                   const dg::const_token_rows<dg::replicated>& local,
-                                   const dg::token_rows<dg::replicated>& output,
-                                   cudaStream_t stream) {
-  constexpr std::int32_t calls = 20; // of each kind, in a graph
-  const auto hidden = static_cast<std::int32_t>(local.row_bytes() / sizeof(bf16_bits));
-  const auto most = static_cast<std::int32_t>(local.rows());
-  dg::bucket_list ladder = dg::filtered(dg::ladder::sglang<2048>::sizes(), 1, most);
-  ladder.append(most);
-  dg::bucket_list needed;
-  for (const std::int32_t size : ladder.span())
-    for (const exact::split& each : splits)
-      if (ladder.smallest_at_least(exact::longest(each)) == size) needed.append(size);
-
-  exact::padded_nccl nccl{ranks, needed, hidden, calls};
-  exact::stopwatch watch;
-  dg::bucket_list one;
-  one.append(1);
-  dg::graph_set ours;
-  dg::throw_if_failed(ours.capture(one, stream, [&](std::int32_t) {
-    for (std::int32_t i = 0; i < calls; ++i) {
-      if (const auto rows = dp.gather(local, shape, stream); !rows) return rows.status();
-      if (dg::status bad = dp.combine(dp.combine_input(shape), output, shape, stream); !bad)
-        return bad;
-    }
-    return dg::status{};
-  }));
-
-  std::vector<exact::timing> out;
-  for (const exact::split& rows : splits) {
-    std::vector<dg::step_record> records;
-    for (std::int32_t r = 0; r < ranks.size(); ++r)
-      records.push_back(record_of(dp.record(1), r, rows[static_cast<std::size_t>(r)]));
-    const dg::step_plan plan = dg::value_or_throw(dp.plan(records));
-    dg::throw_if_failed(dp.refresh_counts(plan, stream));
-    exact::timing now{rows, ladder.smallest_at_least(exact::longest(rows))};
-    now.ours = watch.time(
-                   ranks, stream, [&] { return ours.launch(1, stream); },
-                   [&] { return world.wait(stream, patience_ns); }) /
-               calls;
-    now.padded = watch.time(
-                     ranks, nccl.stream(), [&] { return nccl.replay(now.bucket); },
-                     [&] { return nccl.wait(); }) /
-                 calls;
-    out.push_back(now);
-  }
-  dg::throw_if_failed(nccl.close());
-  return out;
-}
 
 void run_rank(dg::host_communicator ranks, const exact::options& asked,
               const std::vector<exact::split>& steps, exact::results& out) {
@@ -161,7 +78,8 @@ void run_rank(dg::host_communicator ranks, const exact::options& asked,
   std::vector<std::int32_t> flat;
   for (const exact::split& each : steps) flat.insert(flat.end(), each.begin(), each.end());
   dg::throw_if_failed(dg::cuda_status(
-      cudaMemcpy(truth.data(), flat.data(), truth.bytes(), cudaMemcpyHostToDevice), "cudaMemcpy"));
+      cudaMemcpyAsync(truth.data(), flat.data(), truth.bytes(), cudaMemcpyHostToDevice, stream),
+      "cudaMemcpyAsync"));
   dg::throw_if_failed(dg::cuda_status(cudaMemsetAsync(numbers.data(), 0, numbers.bytes(), stream),
                                       "cudaMemsetAsync"));
   const dg::token_rows<dg::replicated> output{reinterpret_cast<std::byte*>(output_rows.data()),
@@ -212,9 +130,9 @@ void run_rank(dg::host_communicator ranks, const exact::options& asked,
   sizes.append(largest);
   dg::graph_set graphs;
   dg::throw_if_failed(graphs.capture(sizes, stream, [&](std::int32_t) { return step(); }));
-  dg::throw_if_failed(dp.refresh_counts(shape, stream)); // loads its kernel, as the capture did
-  dg::throw_if_failed(world.wait(stream, patience_ns));
-  const meeting_at_the_end end{ranks, stream};
+  dg::throw_if_failed(dp.refresh_counts(shape, stream)); // loads its kernel
+  dg::throw_if_failed(world.wait(stream, exact::patience_ns));
+  const exact::meeting_at_the_end end{ranks, stream};
   // A kernel waits for its peers 30 s at most, so all begin together.
   dg::throw_if_failed(ranks.barrier());
 
@@ -225,14 +143,14 @@ void run_rank(dg::host_communicator ranks, const exact::options& asked,
                             ranks.rank() == 0 ? static_cast<std::int64_t>(steps.size()) : 0};
     for (std::size_t i = 0; i < steps.size(); ++i) {
       const auto agreed = dg::value_or_throw(
-          dp.agree(ranks, record_of(dp.record(i + 1), ranks.rank(), steps[i][me])));
+          dp.agree(ranks, exact::record_of(dp.record(i + 1), ranks.rank(), steps[i][me])));
       const auto plan = dg::value_or_throw(dp.plan(agreed));
       dg::throw_if_failed(dp.refresh_counts(plan, stream));
       dg::throw_if_failed(graphs.launch(largest, stream));
       bar.at(static_cast<std::int64_t>(i) + 1);
     }
   }
-  dg::throw_if_failed(world.wait(stream, patience_ns)); // and how the calls went
+  dg::throw_if_failed(world.wait(stream, exact::patience_ns)); // and how the calls went
   unsigned long long wrong = 0;
   dg::throw_if_failed(dg::cuda_status(
       cudaMemcpy(&wrong, facts.wrong, sizeof wrong, cudaMemcpyDeviceToHost), "cudaMemcpy"));
@@ -241,7 +159,7 @@ void run_rank(dg::host_communicator ranks, const exact::options& asked,
   out.wrong = static_cast<std::int64_t>(wrong);
 
   // 6. What it takes.
-  out.times = compare(ranks, world, dp, shape, exact::a_few(steps), local, output, stream);
+  out.times = exact::compare(ranks, world, dp, shape, exact::a_few(steps), local, output, stream);
 
   // 7. What a mistake looks like. A kernel that waits for a peer in vain ends after the timeout,
   // and records who waited for whom in which call; the host hears of it without a CUDA call. The
@@ -250,31 +168,16 @@ void run_rank(dg::host_communicator ranks, const exact::options& asked,
   if (asked.show_error && ranks.rank() == 0) {
     world.set_timeout(200'000'000);
     dg::throw_if_failed(graphs.launch(largest, stream)); // and nobody else does
-    (void)world.wait(stream, patience_ns);
+    (void)world.wait(stream, exact::patience_ns);
     out.shown_error.emplace_back(world.check().message().c_str());
     out.shown_error.emplace_back(dp.refresh_counts(shape, stream).message().c_str());
   }
 }
 
-/// GPUs 0, 1, ... up to the first that one of them does not reach; with how many there are.
-std::int32_t peers_among(std::int32_t gpus) {
-  for (std::int32_t n = 1; n < gpus; ++n) {
-    for (std::int32_t before = 0; before < n; ++before) {
-      for (const auto& [from, to] : {std::pair{n, before}, std::pair{before, n}}) {
-        int can = 0;
-        dg::throw_if_failed(
-            dg::cuda_status(cudaDeviceCanAccessPeer(&can, from, to), "cudaDeviceCanAccessPeer"));
-        if (can == 0) return n;
-      }
-    }
-  }
-  return gpus;
-}
-
 int run(const exact::options& asked) {
   int gpus = 0;
   if (cudaGetDeviceCount(&gpus) != cudaSuccess) gpus = 0;
-  const std::int32_t peers = std::min(peers_among(gpus), exact::most_ranks);
+  const std::int32_t peers = std::min(exact::peers_among(gpus), exact::most_ranks);
   if (peers < 2) {
     std::printf("skipped: needs 2 GPUs that reach each other's memory, %d %s visible\n", gpus,
                 gpus == 1 ? "is" : "are");

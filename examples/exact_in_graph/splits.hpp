@@ -31,7 +31,10 @@ using split = std::vector<std::int32_t>;
 /// "12+0+64".
 [[nodiscard]] inline std::string text(const split& of) {
   std::string out;
-  for (const std::int32_t rows : of) out += (out.empty() ? "" : "+") + std::to_string(rows);
+  for (const std::int32_t rows : of) {
+    if (!out.empty()) out += '+';
+    out += std::to_string(rows);
+  }
   return out;
 }
 

@@ -88,8 +88,15 @@ struct host_stage {
         rank.local[t] = locals.back().get() +
                         (random.chance(50) ? 0 : unit * random.between<std::size_t>(1, 9));
       }
+      const auto rows = static_cast<std::size_t>(layout.view_rows) + 1;
+      locals.emplace_back(rows * sizeof(dg::row_source));
+      rank.sources = reinterpret_cast<dg::row_source*>(locals.back().get());
+      locals.emplace_back(rows / 8 + 8);
+      rank.pad_bits = reinterpret_cast<std::uint32_t*>(locals.back().get());
+      locals.emplace_back(rows * 2 * sizeof(std::int32_t));
+      rank.experts = reinterpret_cast<std::int32_t*>(locals.back().get());
       locals.emplace_back(layout.row_bytes[0] * static_cast<std::size_t>(with.rank_rows + 2));
-      rank.output = locals.back().get();
+      rank.output = locals.back().get(); // the last one
       rank.wrong = &wrong[r];
       rank.first_wrong = &first_wrong[r * 5];
       story_ranks.push_back(rank);

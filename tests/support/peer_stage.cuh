@@ -145,6 +145,13 @@ public:
       }
       live_.emplace_back(layout->row_bytes[0] * static_cast<std::size_t>(with.rank_rows + 2));
       rank.output = live_.back().get();
+      const auto rows = static_cast<std::size_t>(layout->view_rows) + 1;
+      live_.emplace_back(rows * sizeof(dg::row_source));
+      rank.sources = live_.back().as<dg::row_source>();
+      live_.emplace_back(rows / 8 + 8);
+      rank.pad_bits = live_.back().as<std::uint32_t>();
+      live_.emplace_back(rows * 2 * sizeof(std::int32_t));
+      rank.experts = live_.back().as<std::int32_t>();
       live_.emplace_back(6 * sizeof(std::uint64_t), 0);
       rank.wrong = live_.back().as<std::uint64_t>();
       rank.first_wrong = rank.wrong + 1;

@@ -45,7 +45,10 @@ struct story_rank {
   dg::count_set* live = nullptr;
   std::byte* local[dg::max_peer_tensors]{}; ///< inputs
   std::uint64_t local_stride[dg::max_peer_tensors]{};
-  std::byte* output = nullptr; ///< of combines, dense
+  std::byte* output = nullptr;       ///< of combines, dense
+  dg::row_source* sources = nullptr; ///< of gathered rows
+  std::uint32_t* pad_bits = nullptr;
+  std::int32_t* experts = nullptr; ///< two for each gathered row
   std::uint64_t* wrong = nullptr;
   std::uint64_t* first_wrong = nullptr; ///< call, what, row, column, what was there
 };
@@ -172,6 +175,9 @@ private:
       });
       return;
     }
+    for_each(call.global_rows, 2, [&](std::int64_t row, std::uint64_t k) {
+      rank_.experts[static_cast<std::uint64_t>(row) * 2 + k] = static_cast<std::int32_t>(row) + 3;
+    });
     for (std::int32_t t = 0; t < tensors(call); ++t) {
       std::byte* const to = rank_.local[t];
       const std::uint64_t stride = rank_.local_stride[t];
@@ -220,6 +226,11 @@ private:
   DPGATHER_HOST_DEVICE void describe(const story_call& call, Job& job) const {
     job.rows = shared_part(call);
     job.tensors = tensors(call);
+    job.masks.sources = rank_.sources;
+    job.masks.pad_bits = rank_.pad_bits;
+    job.masks.topk_ids = rank_.experts;
+    job.masks.topk = 2;
+    job.writes_masks = true;
     for (std::int32_t t = 0; t < job.tensors; ++t) {
       job.local[t] = {rank_.local[t], layout().row_bytes[t], rank_.local_stride[t]};
       job.fill[t] = t == 0 ? call.fill : dg::fill_word{}; // a pattern must divide its rows
@@ -262,6 +273,16 @@ private:
       }
       if (rank_.live->total != sum) note(call, 3, 0, 0);
     }
+    for_each(call.global_rows, 1, [&](std::int64_t row, std::uint64_t) {
+      const std::int32_t d = owner(call, row);
+      const dg::row_source got = rank_.sources[row];
+      const std::int64_t own_row = d < 0 ? -1 : row - offset(call, d);
+      const bool is_pad = (rank_.pad_bits[row / 32] >> (row % 32) & 1u) != 0;
+      const std::int32_t expert = d < 0 ? -1 : static_cast<std::int32_t>(row) + 3;
+      if (got.dp_rank != d || got.row != own_row || is_pad != (d < 0)) note(call, 20, row, 0);
+      if (rank_.experts[row * 2] != expert || rank_.experts[row * 2 + 1] != expert)
+        note(call, 21, row, 0);
+    });
     for (std::int32_t t = 0; t < tensors(call); ++t) {
       const std::byte* const view = rank_.lane.mine(layout().views[t]);
       const std::uint64_t row_bytes = layout().row_bytes[t];

@@ -100,11 +100,13 @@ public:
     auto* const words = reinterpret_cast<std::uint64_t*>(line);
     for (std::size_t i = 0; i < line_words(true); ++i)
       std::atomic_ref{words[i]}.store(part[i], std::memory_order_relaxed);
-    std::atomic_ref{words[line_words(true)]}.store(part[line_words(true)], std::memory_order_release);
+    std::atomic_ref{words[line_words(true)]}.store(part[line_words(true)],
+                                                   std::memory_order_release);
   }
   static void load_line(const std::byte* line, std::uint64_t (&part)[part_words]) noexcept {
     auto* const words = const_cast<std::uint64_t*>(reinterpret_cast<const std::uint64_t*>(line));
-    part[line_words(true)] = std::atomic_ref{words[line_words(true)]}.load(std::memory_order_acquire);
+    part[line_words(true)] =
+        std::atomic_ref{words[line_words(true)]}.load(std::memory_order_acquire);
     for (std::size_t i = 0; i < line_words(true); ++i)
       part[i] = std::atomic_ref{words[i]}.load(std::memory_order_relaxed);
   }

@@ -363,7 +363,7 @@ private:
   std::uint64_t standing_; // poison, when the call began
   std::uint32_t counts_ = 0;
   bool expects_ = false;
-  bool failed_ = false;    // as this thread knows
+  bool failed_ = false; // as this thread knows
 };
 
 } // namespace dpgather::inline v0
