@@ -10,6 +10,7 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <array>
 #include <chrono>
 #include <cstddef>
@@ -70,9 +71,7 @@ inline constexpr std::size_t both_ways[] = {std::size_t{1} << 20, 0};
 [[nodiscard]] inline double ms_since(std::chrono::steady_clock::time_point then) {
   return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - then).count();
 }
-[[nodiscard]] inline std::string text(const dg::status& s) {
-  return std::string{s.message().view()};
-}
+inline std::string text(const dg::status& s) { return std::string{s.message().view()}; }
 
 /// For the test of a context: other words out than in.
 struct change_words {
@@ -198,6 +197,8 @@ public:
         output_{fault_capacity * fault_hidden * sizeof(float)}, numbers_{4096, 0} {
     must_be(world_.check(), "world");
     must_be(dp_.check(), "DpGather");
+    // What memory is filled with lies there before this stream runs, which waits for no other.
+    must_cuda(cudaStreamSynchronize(cudaStreamLegacy), "fill");
     const dg::step_plan shape = plan();
     part_ = describe(shape);
     must_be(capture(graphs_,
@@ -505,6 +506,12 @@ void require_recovery(Place& here, fault_rank_ptr<Policy, Place> rank,
   CHECK(next->good(1000) == 0);
   CHECK(next->world().check().ok());
   here.meet();
+}
+
+/// A call that meets an error under way may be launched, or its host half may know by then.
+inline bool launched_or_heard(const dg::status& answer, dg::errc cause) {
+  return answer.ok() || answer.code == cause ||
+         (answer.code == dg::errc::poisoned && answer.cause == cause);
 }
 
 /// Rank 0 waited for rank 1, in call `call`, and said so to the `listener` within the bound.

@@ -88,10 +88,10 @@ public:
   }
 
   /// Loads the kernels of gathers, and of combines of `type`, now and not when another rank's may
-  /// already wait for them. Errors: `unsupported_type`, `native_error`.
+  /// already wait for them. An element without a sum can be gathered. Errors: `native_error`.
   [[nodiscard]] status prepare(element type) noexcept {
     if (status bad = load<peer_gather<no_sum>>(); !bad) return bad;
-    status done = unsupported(type);
+    status done;
     (void)((type == Elements ? (done = load<peer_combine<sum_of<Elements>>>(), true) : false) ||
            ...);
     return done;
