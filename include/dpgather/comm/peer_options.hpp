@@ -67,14 +67,14 @@ template <policy_like Policy>
 }
 
 /// What a rank takes a call to be, in the 32 bits of a header: mode and bucket in the clear, so
-/// that a mismatch can name both sides; the rest as a digest.
+/// that a mismatch can name both sides (buckets up to 8191); the rest as a digest of 15 bits.
 struct peer_shape {
   [[nodiscard]] static constexpr std::uint32_t of(bool combines, const step_plan& plan,
                                                   std::uint64_t digest) noexcept {
-    const auto bucket = static_cast<std::uint32_t>(std::clamp(plan.shared_bucket, 0, 0xffff));
+    const auto bucket = static_cast<std::uint32_t>(std::clamp(plan.shared_bucket, 0, 0x1fff));
     return (combines ? 1u : 0u) | (static_cast<std::uint32_t>(plan.mode) & 3u) << 1 |
            (plan.layout == layout_kind::slots ? 8u : 0u) |
-           static_cast<std::uint32_t>(digest & 0xfff) << 4 | bucket << 16;
+           static_cast<std::uint32_t>(digest & 0x7fff) << 4 | bucket << 19;
   }
   [[nodiscard]] static constexpr bool combines(std::uint32_t shape) noexcept {
     return (shape & 1u) != 0;
@@ -82,8 +82,11 @@ struct peer_shape {
   [[nodiscard]] static constexpr mode_kind mode(std::uint32_t shape) noexcept {
     return static_cast<mode_kind>((shape >> 1) & 3u);
   }
+  [[nodiscard]] static constexpr std::uint32_t digest(std::uint32_t shape) noexcept {
+    return (shape >> 4) & 0x7fffu;
+  }
   [[nodiscard]] static constexpr std::int32_t bucket(std::uint32_t shape) noexcept {
-    return static_cast<std::int32_t>(shape >> 16);
+    return static_cast<std::int32_t>(shape >> 19);
   }
 };
 

@@ -236,6 +236,14 @@ private:
                                   : name_of(peer_shape::mode(seen.peer_shape));
       out.value = peer_shape::bucket(seen.shape);
       out.limit = peer_shape::bucket(seen.peer_shape);
+      if (out.about == subject::mode && out.value == out.limit &&
+          peer_shape::mode(seen.shape) == peer_shape::mode(seen.peer_shape)) {
+        // Alike in all that has a name here: rows of the tensor, row bytes, launch.
+        out.about = subject::config;
+        out.value_name = out.limit_name = nullptr;
+        out.value = peer_shape::digest(seen.shape);
+        out.limit = peer_shape::digest(seen.peer_shape);
+      }
     }
     (void)failure_.raise(out);
   }

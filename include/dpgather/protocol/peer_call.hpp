@@ -253,13 +253,12 @@ public:
   template <class Arrived>
   [[nodiscard]] DPGATHER_HOST_DEVICE bool wait_each(std::int32_t peer, peer_point where,
                                                     Arrived arrived) noexcept {
-    std::uint64_t started = 0;
     DPGATHER_ROLLED
     for (std::uint32_t looks = 1; !arrived(); ++looks) {
       block_.pause();
       if (looks % looks_between != 0) continue;
-      started = look_up(peer, where, started);
-      if (started != 0) continue;
+      started_ = look_up(peer, where);
+      if (started_ != 0) continue;
       failed_ = true;
       return false;
     }
@@ -270,13 +269,12 @@ public:
   template <class Arrived>
   [[nodiscard]] DPGATHER_HOST_DEVICE bool wait_together(const std::int32_t& peer, peer_point where,
                                                         Arrived arrived) noexcept {
-    std::uint64_t started = 0;
     DPGATHER_ROLLED
     for (std::uint32_t looks = 1; !arrived(); ++looks) {
       block_.pause();
       if (looks % looks_between != 0) continue;
-      started = look_up(peer, where, started);
-      if (!block_.any(started == 0)) continue;
+      started_ = look_up(peer, where);
+      if (!block_.any(started_ == 0)) continue;
       failed_ = true;
       return false;
     }
@@ -335,9 +333,9 @@ private:
   [[nodiscard]] DPGATHER_HOST_DEVICE detail::peer_call_id id() const noexcept {
     return {epoch_, shape_, counts_, expects_};
   }
-  [[nodiscard]] DPGATHER_HOST_DEVICE std::uint64_t look_up(std::int32_t peer, peer_point where,
-                                                           std::uint64_t started) noexcept {
-    return detail::look_up(block_, lane_, id(), header(lane_.rank(), peer), peer, where, started);
+  [[nodiscard]] DPGATHER_HOST_DEVICE std::uint64_t look_up(std::int32_t peer,
+                                                           peer_point where) noexcept {
+    return detail::look_up(block_, lane_, id(), header(lane_.rank(), peer), peer, where, started_);
   }
   [[nodiscard]] DPGATHER_HOST_DEVICE peer_flag* header(std::int32_t to,
                                                        std::int32_t from) const noexcept {
@@ -360,7 +358,8 @@ private:
   peer_state& state_;
   std::uint32_t shape_;
   std::uint64_t epoch_;
-  std::uint64_t standing_; // poison, when the call began
+  std::uint64_t standing_;    // poison, when the call began
+  std::uint64_t started_ = 0; // when a wait of this call first looked at the clock
   std::uint32_t counts_ = 0;
   bool expects_ = false;
   bool failed_ = false; // as this thread knows
