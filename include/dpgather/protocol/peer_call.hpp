@@ -7,8 +7,8 @@
 /// Every call sends a header to every peer and hears one from every peer, whatever it moves. So
 /// when a rank is in call c, its peers have begun c - 1 and finished c - 2: two slots do for flags
 /// and lines, and what call c - 2 used is free. What call c - 1 used is free once a peer's header
-/// of call c is here, since that peer's stream had come so far (RELIABILITY: modelled in
-/// tests/models).
+/// of call c is here, since that peer's stream had come so far. Both are modelled: tests/models/
+/// channel.pml, reuse.pml.
 
 #include <dpgather/config.hpp>
 #include <dpgather/errc.hpp>
