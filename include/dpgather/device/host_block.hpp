@@ -98,17 +98,23 @@ public:
                          bool has) noexcept {
     if (!has) return;
     auto* const words = reinterpret_cast<std::uint64_t*>(line);
-    for (std::size_t i = 0; i < line_words(true); ++i)
-      std::atomic_ref{words[i]}.store(part[i], std::memory_order_relaxed);
-    std::atomic_ref{words[line_words(true)]}.store(part[line_words(true)],
-                                                   std::memory_order_release);
+    constexpr std::size_t group = Rules::whole_lines ? part_words : 2; // epoch last
+    for (std::size_t first = 0; first < part_words; first += group) {
+      const std::size_t last = first + group - 1;
+      for (std::size_t i = first; i < last; ++i)
+        std::atomic_ref{words[i]}.store(part[i], std::memory_order_relaxed);
+      std::atomic_ref{words[last]}.store(part[last], std::memory_order_release);
+    }
   }
   static void load_line(const std::byte* line, std::uint64_t (&part)[part_words]) noexcept {
     auto* const words = const_cast<std::uint64_t*>(reinterpret_cast<const std::uint64_t*>(line));
-    part[line_words(true)] =
-        std::atomic_ref{words[line_words(true)]}.load(std::memory_order_acquire);
-    for (std::size_t i = 0; i < line_words(true); ++i)
-      part[i] = std::atomic_ref{words[i]}.load(std::memory_order_relaxed);
+    constexpr std::size_t group = Rules::whole_lines ? part_words : 2;
+    for (std::size_t first = 0; first < part_words; first += group) {
+      const std::size_t last = first + group - 1;
+      part[last] = std::atomic_ref{words[last]}.load(std::memory_order_acquire);
+      for (std::size_t i = first; i < last; ++i)
+        part[i] = std::atomic_ref{words[i]}.load(std::memory_order_relaxed);
+    }
   }
 
   void push(const detail::row_places<const std::byte>& from, row_range which, std::byte* const* to,
