@@ -7,6 +7,7 @@
 
 #include <doctest/doctest.h>
 
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <span>
@@ -508,12 +509,19 @@ TEST_CASE("busy: a second thread in one world, through the same channel or anoth
   const auto before = global.snapshot();
 
   bench.prepare(way::gather, {5, 3});
+  fake_cuda::clear_log();
   std::thread first{[&] {
     CHECK(cudaSetDevice(0) == cudaSuccess);
     zero.enter(); // waits for rank 1's record
     zero.wait();
   }};
   fake_cuda::await_waiting(zero.comm().native_handle());
+  // What it starts itself: the records there, the exchange, the records back.
+  for (int i = 0; i < 10'000; ++i) {
+    const calls own = started(0);
+    if (own.size() >= 3 && own.back() == "cudaMemcpyAsync") break;
+    std::this_thread::sleep_for(std::chrono::milliseconds{1});
+  }
   const auto check_busy = [](const dg::status& said) {
     CHECK_MESSAGE(said.code == errc::busy, text_of(said));
     CHECK(said.about == subject::call);
