@@ -177,9 +177,9 @@ struct peer_layout {
     const auto ranks = static_cast<std::uint64_t>(limits.ranks);
     out.slot_bytes = ranks * out.source_bytes;
     out.tp_slot_bytes = static_cast<std::uint64_t>(limits.tp_size) * out.tp_source_bytes;
-    const auto take = [&out](std::uint64_t bytes) {
+    const auto take = [&out](std::uint64_t size) {
       const std::uint64_t at = out.bytes;
-      out.bytes += (bytes + 255) / 256 * 256;
+      out.bytes += (size + 255) / 256 * 256;
       return at;
     };
     out.state = take(sizeof(peer_state));
