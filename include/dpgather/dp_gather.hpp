@@ -142,8 +142,8 @@ public:
   [[nodiscard]] const gather_config& config() const noexcept { return rules_.config(); }
   /// Ladders, capacities, configuration hash.
   [[nodiscard]] const planner<Policy>& rules() const noexcept { return rules_; }
-  /// Real rows, offsets and total of the last call, at a fixed address; this rank's rows only, where
-  /// the counts are the device's and no host has seen the others'.
+  /// Real rows, offsets and total of the last call, at a fixed address; this rank's rows only,
+  /// where the counts are the device's and no host has seen the others'.
   [[nodiscard]] const count_set& counts() const noexcept { return lane_.counts; }
   /// The same where kernels read them, at a fixed address too: device memory, at the front of the
   /// workspace, or `counts()` itself where there is no device.
