@@ -97,7 +97,7 @@ struct hooked_rules : peer_rules {
 };
 
 watchdog& dog() {
-  static watchdog out{std::chrono::seconds{20}};
+  static watchdog out;
   return out;
 }
 

@@ -127,10 +127,6 @@ public:
   [[nodiscard]] const peer_lane& lane() const noexcept { return lane_; }
   /// Graphs that still hold calls of this world; they must be destroyed before it.
   [[nodiscard]] std::int32_t graphs_alive() const noexcept { return graphs_.alive(); }
-  /// Calls that this rank's kernels have finished, while graphs replay too. No CUDA call.
-  [[nodiscard]] std::uint64_t calls_finished() const noexcept {
-    return control_ == nullptr ? 0 : std::atomic_ref{control_->finished}.load() - start_;
-  }
 
 private:
   template <element... Elements>
@@ -192,7 +188,6 @@ private:
   [[nodiscard]] status write_words(std::uint64_t start) noexcept {
     constexpr const char* where = "peer_world";
     start_ = start;
-    std::atomic_ref{control_->finished}.store(start);
     const peer_state state = first_state(start);
     cudaStream_t stream = nullptr;
     if (status bad = cuda_status(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), where);
