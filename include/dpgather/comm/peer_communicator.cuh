@@ -92,8 +92,7 @@ public:
   [[nodiscard]] status prepare(element type) noexcept {
     if (status bad = load<peer_gather<no_sum>>(); !bad) return bad;
     status done;
-    (void)((type == Elements ? (done = load<peer_combine<sum_of<Elements>>>(), true) : false) ||
-           ...);
+    with_sum(type, [&]<class Sum>(Sum) { done = load<peer_combine<Sum>>(); });
     return done;
   }
 
@@ -113,7 +112,8 @@ public:
                               std::span<const fill_word> fills, const row_masks* masks,
                               cudaStream_t stream) noexcept {
     peer_gather<no_sum> job;
-    digest_builder shape = digest_of(false, plan, call);
+    const peer_launch how = launch_of(false, call, plan);
+    digest_builder shape = digest_of(plan, how);
     job.tensors = static_cast<std::int32_t>(tensors.size());
     for (std::size_t t = 0; t < tensors.size(); ++t) {
       job.local[t] = detail::row_places<const std::byte>::of(tensors[t]);
@@ -125,22 +125,22 @@ public:
       job.writes_masks = true;
     }
     job.rows = rows_of_call(call, peer_shape::of(false, plan, shape.value()));
-    return launch(false, job, call, plan, stream);
+    return launch(job, how, stream);
   }
   /// The same for rows that owe a sum to the attention-TP peers.
   [[nodiscard]] status gather(const call_shape& call, const step_plan& plan,
                               const const_token_rows<partial>& local, const fill_word& fill,
                               cudaStream_t stream) noexcept {
     status done = unsupported(local.element());
-    const auto with = [&]<class Sum>(Sum) {
+    with_sum(local.element(), [&]<class Sum>(Sum) {
       peer_gather<Sum> job;
+      const peer_launch how = launch_of(false, call, plan);
       job.local[0] = detail::row_places<const std::byte>::of(local);
       job.fill[0] = fill;
-      job.rows = rows_of_call(
-          call, peer_shape::of(false, plan, digest_of(false, plan, call).add(0x5a).value()));
-      done = launch(false, job, call, plan, stream);
-    };
-    (void)((local.element() == Elements ? (with(sum_of<Elements>{}), true) : false) || ...);
+      job.rows =
+          rows_of_call(call, peer_shape::of(false, plan, digest_of(plan, how).add(0x5a).value()));
+      done = launch(job, how, stream);
+    });
     return done;
   }
   /// Sums this rank's rows of input `input` (-1: the one that the last call did not read) of all
@@ -149,33 +149,25 @@ public:
                                const token_rows<replicated>& local, const fill_word& fill,
                                cudaStream_t stream) noexcept {
     status done = unsupported(local.element());
-    const auto with = [&]<class Sum>(Sum) {
+    with_sum(local.element(), [&]<class Sum>(Sum) {
       peer_combine<Sum> job;
+      const peer_launch how = launch_of(true, call, plan);
       job.local = detail::row_places<std::byte>::of(local);
       job.fill = fill;
       job.input = input;
       // The input is each rank's own matter: what must agree is whether it was the last call's.
-      job.rows =
-          rows_of_call(call, peer_shape::of(true, plan, digest_of(true, plan, call).value()));
-      done = launch(true, job, call, plan, stream);
-    };
-    (void)((local.element() == Elements ? (with(sum_of<Elements>{}), true) : false) || ...);
+      job.rows = rows_of_call(call, peer_shape::of(true, plan, digest_of(plan, how).value()));
+      done = launch(job, how, stream);
+    });
     return done;
   }
 
 private:
-  template <element E>
-  using sum_of = std::conditional_t<
-      E == element::bf16, detail::bf16_sum,
-      std::conditional_t<
-          E == element::f16, detail::f16_sum,
-          std::conditional_t<
-              E == element::f32, detail::f32_sum,
-              std::conditional_t<
-                  E == element::f64, detail::f64_sum,
-                  std::conditional_t<
-                      E == element::i64, detail::u64_sum,
-                      std::conditional_t<E == element::i32, detail::u32_sum, detail::u8_sum>>>>>>;
+  /// Calls `visit` with the sum type of `type`, where that is one of `Elements`.
+  template <class Visit>
+  static void with_sum(element type, Visit&& visit) noexcept {
+    (void)((type == Elements && (visit(detail::sum_of<Elements>{}), true)) || ...);
+  }
 
   [[nodiscard]] status unsupported(element type) const noexcept {
     return {.code = errc::unsupported_type,
@@ -192,9 +184,8 @@ private:
                        "prepare");
   }
 
-  [[nodiscard]] digest_builder digest_of(bool combines, const step_plan& plan,
-                                         const call_shape& call) const noexcept {
-    const peer_launch how = launch_of(combines, call, plan);
+  [[nodiscard]] static digest_builder digest_of(const step_plan& plan,
+                                                const peer_launch& how) noexcept {
     digest_builder out;
     out.add(plan.digest).add_signed(how.blocks).add_signed(how.threads);
     return out;
@@ -233,8 +224,8 @@ private:
   }
 
   template <class Job>
-  [[nodiscard]] status launch(bool combines, const Job& job, const call_shape& call,
-                              const step_plan& plan, cudaStream_t stream) noexcept {
+  [[nodiscard]] status launch(const Job& job, const peer_launch& how,
+                              cudaStream_t stream) noexcept {
     const in_use guard{world_->busy_};
     if (!guard)
       return {.code = errc::busy,
@@ -244,7 +235,7 @@ private:
               .where = "peer_communicator"};
     if (status bad = world_->poll(); !bad) return bad;
     if (status bad = world_->graphs_.hold(stream); !bad) return bad;
-    return launch_peer_job(job, launch_of(combines, call, plan), stream);
+    return launch_peer_job(job, how, stream);
   }
 
   peer_world* world_;

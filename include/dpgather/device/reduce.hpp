@@ -12,6 +12,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 namespace dpgather::inline v0 {
 
@@ -88,6 +89,26 @@ using u16_sum = plain_sum<std::uint16_t>;
 using u32_sum = plain_sum<std::uint32_t>;
 using u64_sum = plain_sum<std::uint64_t>;
 
+template <element E>
+struct sum_of_element;
+template <>
+struct sum_of_element<element::u8> : std::type_identity<u8_sum> {};
+template <>
+struct sum_of_element<element::i32> : std::type_identity<u32_sum> {};
+template <>
+struct sum_of_element<element::i64> : std::type_identity<u64_sum> {};
+template <>
+struct sum_of_element<element::f16> : std::type_identity<f16_sum> {};
+template <>
+struct sum_of_element<element::bf16> : std::type_identity<bf16_sum> {};
+template <>
+struct sum_of_element<element::f32> : std::type_identity<f32_sum> {};
+template <>
+struct sum_of_element<element::f64> : std::type_identity<f64_sum> {};
+/// The sum type of an element.
+template <element E>
+using sum_of = typename sum_of_element<E>::type;
+
 } // namespace detail
 
 /// Element `index` of the sum over `sources`, in their order, as `narrow` rounds it. The sources
@@ -124,25 +145,25 @@ template <class Visitor>
 void with_sum_of(element e, Visitor&& visit) noexcept {
   switch (e) {
   case element::u8:
-    visit(detail::u8_sum{});
+    visit(detail::sum_of<element::u8>{});
     break;
   case element::i32:
-    visit(detail::u32_sum{});
+    visit(detail::sum_of<element::i32>{});
     break;
   case element::i64:
-    visit(detail::u64_sum{});
+    visit(detail::sum_of<element::i64>{});
     break;
   case element::f16:
-    visit(detail::f16_sum{});
+    visit(detail::sum_of<element::f16>{});
     break;
   case element::bf16:
-    visit(detail::bf16_sum{});
+    visit(detail::sum_of<element::bf16>{});
     break;
   case element::f32:
-    visit(detail::f32_sum{});
+    visit(detail::sum_of<element::f32>{});
     break;
   case element::f64:
-    visit(detail::f64_sum{});
+    visit(detail::sum_of<element::f64>{});
     break;
   }
 }
