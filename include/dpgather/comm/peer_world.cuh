@@ -6,6 +6,7 @@
 
 #include <dpgather/bootstrap.hpp>
 #include <dpgather/comm/peer_options.hpp>
+#include <dpgather/comm/peer_votes.hpp>
 #include <dpgather/config.hpp>
 #include <dpgather/device/cuda_runtime.cuh>
 #include <dpgather/device/graph_count.cuh>
@@ -24,7 +25,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <new>
-#include <vector>
 
 namespace dpgather::inline v0 {
 
@@ -46,39 +46,18 @@ class basic_peer_communicator;
 class peer_world {
 public:
   /// Collective over `ranks`, the world of the arenas in the same order. Writes this rank's words
-  /// and waits until all ranks have. `timeout_ns`: how long a kernel waits for a peer.
+  /// once all ranks can, and waits until they have. `timeout_ns`: how long a kernel waits for a
+  /// peer.
   /// Errors, as `check()`: those of `peer_layout::of`; `bad_group`; `capacity_exceeded{need, have}`
-  /// for an arena that is too small; `wrong_memory`; `native_error`; those of the bootstrap; on the
-  /// other ranks `peer_refused`.
+  /// for an arena that is too small; `null_pointer` and `misaligned` for one that is no arena;
+  /// `wrong_memory`; `native_error`; those of the bootstrap; `peer_refused{cause, rank}` for the
+  /// ranks that are not at fault.
   template <bootstrap Bootstrap>
   peer_world(Bootstrap& ranks, const dpgather::v0::topology& place, const peer_pointers& arenas,
-             const peer_limits& limits, std::int64_t timeout_ns = 30'000'000'000)
+             const peer_limits& limits, std::int64_t timeout_ns = 30'000'000'000) noexcept
       : place_{place} {
-    status mine = make_ready(ranks.rank(), ranks.size(), arenas, limits);
-    set_timeout(timeout_ns);
-    // A number of calls that no other world over this memory is in: rank 0's choice.
-    std::uint64_t start =
-        static_cast<std::uint64_t>(std::chrono::steady_clock::now().time_since_epoch().count());
-    start = (start * 0x9e3779b97f4a7c15u) >> 2;
-    struct vote {
-      std::uint64_t start;
-      std::int32_t code;
-    };
-    std::vector<vote> votes(static_cast<std::size_t>(ranks.size()));
-    const vote own{start, static_cast<std::int32_t>(mine.code)};
-    status agreed = ranks.all_gather(&own, votes.data(), sizeof own);
-    if (agreed.ok() && mine.ok()) mine = write_words(votes[0].start);
-    const vote done{start, static_cast<std::int32_t>(mine.code)};
-    if (agreed.ok()) agreed = ranks.all_gather(&done, votes.data(), sizeof done);
-    for (std::size_t r = 0; agreed.ok() && r < votes.size(); ++r) {
-      if (votes[r].code == 0) continue;
-      agreed = status{.code = errc::peer_refused,
-                      .cause = static_cast<errc>(votes[r].code),
-                      .rank = static_cast<std::int32_t>(r),
-                      .where = "peer_world"};
-    }
-    if (!mine.ok()) agreed = mine;
-    if (!agreed.ok()) (void)failure_.raise(agreed);
+    const status ready = open(ranks, arenas, limits, timeout_ns);
+    if (!ready.ok()) (void)failure_.raise(ready);
   }
   peer_world(const peer_world&) = delete;
   peer_world& operator=(const peer_world&) = delete;
@@ -92,7 +71,7 @@ public:
     (void)failure_.raise({.code = errc::peer_left,
                           .rank = place_.world_rank(),
                           .peer = place_.world_rank(),
-                          .where = "peer_world"});
+                          .where = where});
     if (control_ != nullptr) (void)cudaFreeHost(control_);
     control_ = nullptr;
     return {};
@@ -131,6 +110,24 @@ public:
 private:
   template <element... Elements>
   friend class basic_peer_communicator;
+  static constexpr const char* where = "peer_world";
+
+  template <bootstrap Bootstrap>
+  [[nodiscard]] status open(Bootstrap& ranks, const peer_pointers& arenas,
+                            const peer_limits& limits, std::int64_t timeout_ns) noexcept {
+    if (status bad = detail::check_peer_ranks(ranks, where); !bad) return bad;
+    status ready = make_ready(ranks.rank(), ranks.size(), arenas, limits);
+    if (!ready.ok()) ready.rank = ranks.rank(); // whatever place it was told
+    set_timeout(timeout_ns);
+    // A number of calls that no other world over this memory is in: rank 0's choice.
+    std::uint64_t start =
+        static_cast<std::uint64_t>(std::chrono::steady_clock::now().time_since_epoch().count());
+    start = (start * 0x9e3779b97f4a7c15u) >> 2;
+    std::uint64_t starts[max_peer_ranks];
+    if (status bad = detail::vote(ranks, ready, where, start, starts); !bad) return bad;
+    const status written = write_words(starts[0]);
+    return detail::vote(ranks, written, where);
+  }
 
   [[nodiscard]] status refuse(errc code, subject about, std::int64_t value,
                               std::int64_t limit) const noexcept {
@@ -139,7 +136,7 @@ private:
             .rank = place_.world_rank(),
             .value = value,
             .limit = limit,
-            .where = "peer_world"};
+            .where = where};
   }
 
   [[nodiscard]] status make_ready(std::int32_t rank, std::int32_t size, const peer_pointers& arenas,
@@ -172,13 +169,13 @@ private:
       return bad;
     }
     void* page = nullptr;
-    if (status bad = cuda_status(cudaHostAlloc(&page, sizeof(peer_control), cudaHostAllocMapped),
-                                 "peer_world");
+    if (status bad =
+            cuda_status(cudaHostAlloc(&page, sizeof(peer_control), cudaHostAllocMapped), where);
         !bad)
       return bad;
     control_ = new (page) peer_control{};
     void* mapped = nullptr;
-    if (status bad = cuda_status(cudaHostGetDevicePointer(&mapped, page, 0), "peer_world"); !bad)
+    if (status bad = cuda_status(cudaHostGetDevicePointer(&mapped, page, 0), where); !bad)
       return bad;
     lane_ = peer_lane::of(arenas, *layout, static_cast<peer_control*>(mapped));
     return {};
@@ -186,7 +183,6 @@ private:
 
   /// Epochs begin at `start`; all other words and lines hold zeros, an epoch that never comes.
   [[nodiscard]] status write_words(std::uint64_t start) noexcept {
-    constexpr const char* where = "peer_world";
     start_ = start;
     const peer_state state = first_state(start);
     cudaStream_t stream = nullptr;

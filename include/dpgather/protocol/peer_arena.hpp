@@ -58,7 +58,7 @@ struct peer_state {
 };
 
 /// A rank's words before its first call, which has epoch `start + 1`. Everything else at the front
-/// of the arena holds `start` in every 8 bytes: the call's epoch that no call has.
+/// of the arena holds an epoch that no call has: zeros, or `start`, in every 8 bytes.
 [[nodiscard]] constexpr peer_state first_state(std::uint64_t start) noexcept {
   peer_state out;
   for (std::uint64_t& e : out.epoch) e = start;
