@@ -148,4 +148,7 @@ TEST_CASE("round_up is the smallest multiple that is not below") {
     }
   }
   CHECK(dg::round_up(std::int64_t{most} * 256 + 1, 8) == std::int64_t{most} * 256 + 8);
+  CHECK(dg::round_up(std::size_t{0}, 256) == 0);
+  CHECK(dg::round_up(std::size_t{257}, 256) == 512);
+  CHECK(dg::round_up(SIZE_MAX - 511, 256) == SIZE_MAX - 511);
 }

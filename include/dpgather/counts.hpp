@@ -10,9 +10,11 @@
 
 #include <algorithm>
 #include <array>
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <type_traits>
 
 namespace dpgather::inline v0 {
 
@@ -103,6 +105,11 @@ using request_counts = row_counts<request_counts_tag>;
 /// `value` rounded up to a multiple of `multiple` (> 0).
 [[nodiscard]] constexpr std::int64_t round_up(std::int64_t value, std::int64_t multiple) noexcept {
   return (value + multiple - 1) / multiple * multiple;
+}
+/// The same for bytes. Modulo 2^n: the caller sees to it that there is room.
+template <std::unsigned_integral T>
+[[nodiscard]] constexpr T round_up(T value, std::type_identity_t<T> multiple) noexcept {
+  return static_cast<T>((value + multiple - 1) / multiple * multiple);
 }
 
 } // namespace dpgather::inline v0

@@ -46,8 +46,6 @@ public:
   [[nodiscard]] DPGATHER_HOST_DEVICE std::int64_t slot_rows() const noexcept {
     return slots_ ? stride_ : 0;
   }
-  [[nodiscard]] DPGATHER_HOST_DEVICE std::int32_t tp_size() const noexcept { return tp_size_; }
-  [[nodiscard]] DPGATHER_HOST_DEVICE std::int32_t dp_size() const noexcept { return dp_size_; }
   /// Real rows of dp rank `d`.
   [[nodiscard]] DPGATHER_HOST_DEVICE std::int64_t rows(std::int32_t d) const noexcept {
     return between_zero_and(counts_->rows[d], slots_ ? stride_ : global_rows_ - counts_->offset[d]);

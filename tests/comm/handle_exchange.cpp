@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cerrno>
 #include <chrono>
 #include <cstddef>
@@ -401,6 +402,44 @@ TEST_CASE("a vote brings what each rank gave, or why there is nothing") {
   const status own = detail::vote(mute, {.code = errc::null_pointer}, "test");
   CHECK(own.code == errc::null_pointer);
   CHECK(own.rank == 0);
+}
+
+TEST_CASE("shared memory is given back once nobody maps it any more") {
+  const hang_guard guard;
+  std::atomic<std::int32_t> mapping{4};
+  for (const status& said : run_threads(4, [&](host_communicator& ranks) -> status {
+         status memory;
+         bool freed = false;
+         const status closed = detail::close_together(
+             ranks, memory, "test",
+             [&]() noexcept {
+               --mapping;
+               return ranks.rank() == 2 ? status{.code = errc::native_error, .native = 7}
+                                        : status{};
+             },
+             [&]() noexcept {
+               freed = mapping == 0;
+               return status{};
+             });
+         if (!freed || memory.code != errc::peer_left || memory.peer != ranks.rank())
+           return {.code = errc::bad_record};
+         if ((closed.native == 7) != (ranks.rank() == 2)) return closed;
+         const auto never = []() noexcept { return status{.code = errc::bad_record}; };
+         return detail::close_together(ranks, memory, "test", never, never); // once only
+       }))
+    CHECK_MESSAGE(said.ok(), std::string{said.message().view()});
+
+  // Where somebody is missing nothing goes.
+  mute_bootstrap mute{0, 2};
+  status memory;
+  int released = 0;
+  const auto release = [&]() noexcept {
+    ++released;
+    return status{};
+  };
+  CHECK(detail::close_together(mute, memory, "test", release, release).code == errc::timeout);
+  CHECK(memory.ok());
+  CHECK(released == 0);
 }
 
 TEST_CASE("worlds and arenas that cannot be are refused") {

@@ -9,6 +9,7 @@
 #include <dpgather/comm/nccl_status.cuh>
 #include <dpgather/comm/peer_votes.hpp>
 #include <dpgather/config.hpp>
+#include <dpgather/counts.hpp>
 #include <dpgather/device/cuda_runtime.cuh>
 #include <dpgather/device/executor.cuh>
 #include <dpgather/protocol/peer_pointers.hpp>
@@ -73,13 +74,9 @@ public:
   /// destructor will do it; `native_error`.
   template <bootstrap Bootstrap>
   [[nodiscard]] status close(Bootstrap& ranks) noexcept {
-    if (!failure_.ok()) return {};
-    if (status bad = ranks.barrier(); !bad) return bad;
-    failure_ = status{.code = errc::peer_left, .peer = pointers_.rank, .where = where};
-    const status unmapped = deregister();
-    const status met = ranks.barrier();
-    const status freed = free_own();
-    return !unmapped.ok() ? unmapped : !met.ok() ? met : freed;
+    return detail::close_together(
+        ranks, failure_, where, [this]() noexcept { return deregister(); },
+        [this]() noexcept { return free_own(); });
   }
 
 private:
@@ -94,17 +91,14 @@ private:
     here = detail::agree_on_bytes(ranks, here, bytes, granularity, where);
     if (!here.ok()) return here;
     here = check_device_interface();
-    if (here.ok()) here = allocate(rounded(bytes));
+    if (here.ok()) here = allocate(round_up(bytes, granularity));
     if (status bad = detail::vote(ranks, here, where); !bad) return bad;
-    here = map(rounded(bytes));
+    here = map(round_up(bytes, granularity));
     if (status bad = detail::vote(ranks, here, where); !bad) return bad;
-    pointers_.bytes = rounded(bytes);
+    pointers_.bytes = round_up(bytes, granularity);
     return {};
   }
 
-  [[nodiscard]] static constexpr std::size_t rounded(std::size_t bytes) noexcept {
-    return (bytes + granularity - 1) / granularity * granularity;
-  }
   /// The thread's own: another one may be busy, or be capturing.
   [[nodiscard]] static cudaStream_t stream() noexcept { return cudaStreamPerThread; }
   [[nodiscard]] status refuse(errc code, subject about, std::int64_t value, std::int64_t limit,

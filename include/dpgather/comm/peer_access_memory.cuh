@@ -7,6 +7,7 @@
 #include <dpgather/bootstrap.hpp>
 #include <dpgather/comm/peer_votes.hpp>
 #include <dpgather/config.hpp>
+#include <dpgather/counts.hpp>
 #include <dpgather/device/cuda_runtime.cuh>
 #include <dpgather/hash.hpp>
 #include <dpgather/protocol/peer_pointers.hpp>
@@ -100,7 +101,7 @@ private:
     if (status bad = detail::agree_on_bytes(ranks, {}, bytes, granularity, where); !bad) return bad;
     offer mine;
     offer all[max_peer_ranks];
-    const status allocated = allocate(rounded(bytes), mine);
+    const status allocated = allocate(round_up(bytes, granularity), mine);
     if (status bad = detail::vote(ranks, allocated, where, mine, all); !bad) return bad;
     for (std::int32_t r = 0; r < pointers_.size; ++r) {
       if (all[r].process == mine.process) continue;
@@ -112,12 +113,8 @@ private:
     if (status bad = detail::vote(ranks, reached, where); !bad) return bad;
     for (std::int32_t r = 0; r < pointers_.size; ++r)
       pointers_.base[r] = reinterpret_cast<std::byte*>(static_cast<std::uintptr_t>(all[r].base));
-    pointers_.bytes = rounded(bytes);
+    pointers_.bytes = round_up(bytes, granularity);
     return {};
-  }
-
-  [[nodiscard]] static constexpr std::size_t rounded(std::size_t bytes) noexcept {
-    return (bytes + granularity - 1) / granularity * granularity;
   }
 
   [[nodiscard]] status allocate(std::size_t bytes, offer& mine) noexcept {

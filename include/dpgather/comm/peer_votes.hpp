@@ -124,6 +124,23 @@ template <class Offer>
   return {};
 }
 
+/// Gives shared memory back together: waits until all ranks are here, runs `unmap`, waits until all
+/// have, and runs `free_own`. `memory`, ok before, is `peer_left` from the first of them on;
+/// nothing where it is not ok. Collective. Errors: those of the bootstrap, where the first barrier
+/// failed nothing has happened; those of `unmap` and `free_own`, both of which run whatever failed
+/// after that.
+template <bootstrap Bootstrap, class Unmap, class Free>
+[[nodiscard]] status close_together(Bootstrap& ranks, status& memory, const char* where,
+                                    Unmap unmap, Free free_own) noexcept {
+  if (!memory.ok()) return {};
+  if (status bad = ranks.barrier(); !bad) return bad;
+  memory = status{.code = errc::peer_left, .peer = ranks.rank(), .where = where};
+  const status unmapped = unmap();
+  const status met = ranks.barrier();
+  const status freed = free_own();
+  return !unmapped.ok() ? unmapped : !met.ok() ? met : freed;
+}
+
 /// Takes a first step together: nobody has failed, and all want the same arena. Collective.
 /// Errors: `here`, those of `check_arena_bytes`, `config_mismatch`, those of `vote`.
 template <bootstrap Bootstrap>

@@ -10,6 +10,7 @@
 #include <dpgather/comm/unix_socket_io.hpp>
 #include <dpgather/comm/vmm_driver.cuh>
 #include <dpgather/config.hpp>
+#include <dpgather/counts.hpp>
 #include <dpgather/device/cuda_runtime.cuh>
 #include <dpgather/protocol/peer_pointers.hpp>
 #include <dpgather/status.hpp>
@@ -76,13 +77,9 @@ public:
   /// destructor will do it; `native_error`.
   template <bootstrap Bootstrap>
   [[nodiscard]] status close(Bootstrap& ranks) noexcept {
-    if (!failure_.ok()) return {};
-    if (status bad = ranks.barrier(); !bad) return bad;
-    failure_ = status{.code = errc::peer_left, .peer = pointers_.rank, .where = where};
-    const status unmapped = unmap_peers();
-    const status met = ranks.barrier();
-    const status freed = free_own();
-    return !unmapped.ok() ? unmapped : !met.ok() ? met : freed;
+    return detail::close_together(
+        ranks, failure_, where, [this]() noexcept { return unmap_peers(); },
+        [this]() noexcept { return free_own(); });
   }
 
 private:
@@ -107,8 +104,7 @@ private:
     // Powers of two: the largest suits all.
     for (std::int32_t r = 0; r < pointers_.size; ++r)
       mine.granularity = std::max(mine.granularity, all[r].granularity);
-    const std::size_t rounded =
-        (bytes + mine.granularity - 1) / mine.granularity * mine.granularity;
+    const std::size_t rounded = round_up(bytes, mine.granularity);
 
     detail::socket_handle exported;
     const status allocated = allocate(rounded, exported);

@@ -13,7 +13,6 @@
 #include <cuda_runtime.h>
 
 #include <cstdint>
-#include <type_traits>
 
 namespace dpgather::inline v0 {
 
@@ -32,17 +31,6 @@ run_peer_job(const __grid_constant__ Job job, const __grid_constant__ Rules rule
   __shared__ gpu_block_memory memory;
   gpu_block<Rules> block{blockIdx.x, gridDim.x, rules, memory};
   job(block);
-}
-
-/// The calls of several ranks on one GPU: block groups of one cooperative launch, so that all of
-/// them are resident and may wait for each other.
-template <class Job, class Rules>
-__global__ void __launch_bounds__(most_peer_threads, 1) __attribute__((visibility("hidden")))
-run_virtual_ranks(const Job* jobs, std::uint32_t blocks_of_rank,
-                  const __grid_constant__ Rules rules) {
-  __shared__ gpu_block_memory memory;
-  gpu_block<Rules> block{blockIdx.x % blocks_of_rank, blocks_of_rank, rules, memory};
-  jobs[blockIdx.x / blocks_of_rank](block);
 }
 
 } // namespace detail
@@ -78,46 +66,6 @@ template <class Job, class Rules = peer_rules>
   config.numAttrs = count;
   return cuda_status(cudaLaunchKernelEx(&config, detail::run_peer_job<Job, Rules>, job, rules),
                      "launch_peer_job");
-}
-
-/// Launches the calls of `ranks` virtual ranks of one GPU; `jobs` in device memory. Stream:
-/// ordered. Capture: safe. Errors: `not_coresident{blocks, room}`, `native_error`.
-template <class Job, class Rules = torn_line_rules>
-[[nodiscard]] status launch_virtual_ranks(const Job* jobs, std::int32_t ranks,
-                                          std::int32_t blocks_of_rank, cudaStream_t stream,
-                                          const Rules& rules = {}) noexcept {
-  constexpr const char* where = "launch_virtual_ranks";
-  int device = 0, multiprocessors = 0, resident = 0;
-  if (status bad = cuda_status(cudaGetDevice(&device), where); !bad) return bad;
-  if (status bad = cuda_status(
-          cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device), where);
-      !bad)
-    return bad;
-  if (status bad = cuda_status(
-          cudaOccupancyMaxActiveBlocksPerMultiprocessor(
-              &resident, detail::run_virtual_ranks<Job, Rules>, detail::most_peer_threads, 0),
-          where);
-      !bad)
-    return bad;
-  const std::int64_t blocks = std::int64_t{ranks} * blocks_of_rank;
-  if (blocks > std::int64_t{multiprocessors} * resident)
-    return {.code = errc::not_coresident,
-            .about = subject::rank,
-            .value = blocks,
-            .limit = std::int64_t{multiprocessors} * resident,
-            .where = where};
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3{static_cast<unsigned>(blocks)};
-  config.blockDim = dim3{detail::most_peer_threads};
-  config.stream = stream;
-  cudaLaunchAttribute attribute{};
-  attribute.id = cudaLaunchAttributeCooperative;
-  attribute.val.cooperative = 1;
-  config.attrs = &attribute;
-  config.numAttrs = 1;
-  return cuda_status(cudaLaunchKernelEx(&config, detail::run_virtual_ranks<Job, Rules>, jobs,
-                                        static_cast<std::uint32_t>(blocks_of_rank), rules),
-                     where);
 }
 
 } // namespace dpgather::inline v0
