@@ -81,11 +81,7 @@ struct peer_combine {
       const std::uint32_t count = lines_for<Block>(bytes);
       const row_words<const std::byte> addends{rows.place(own, inputs, 0, share), row_bytes, bytes};
       const auto deliver = [&](auto store) { store(rows.lines(r, call.slot(), own, 0)); };
-      if (are_few(block, count)) {
-        send_lines<1>(block, call.epoch(), count, addends, deliver);
-      } else {
-        send_lines<Block::lines_at_once>(block, call.epoch(), count, addends, deliver);
-      }
+      send_lines(block, call.epoch(), count, addends, deliver);
     }
     block.rules().at(peer_point::sent, block);
     if (rules::fills_tails) {

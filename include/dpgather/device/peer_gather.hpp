@@ -166,11 +166,7 @@ private:
         if (brings(r)) store(rows.lines(r, call.slot(), rows.lane.rank(), t));
       }
     };
-    if (are_few(block, lines)) {
-      send_lines<1>(block, call.epoch(), lines, from, deliver);
-    } else {
-      send_lines<Block::lines_at_once>(block, call.epoch(), lines, from, deliver);
-    }
+    send_lines(block, call.epoch(), lines, from, deliver);
   }
   template <class Block>
   [[nodiscard]] DPGATHER_HOST_DEVICE bool receive(Block& block, peer_call<Block>& call,
@@ -182,8 +178,7 @@ private:
     const row_words<std::byte> to{rows.place(own, rows.lane.layout.views[t], t, share),
                                   rows.lane.layout.row_bytes[t], bytes};
     const std::byte* const from = rows.lines(own, call.slot(), r, t);
-    if (are_few(block, lines)) return receive_lines<1>(block, call, r, lines, from, to);
-    return receive_lines<Block::lines_at_once>(block, call, r, lines, from, to);
+    return receive_lines(block, call, r, lines, from, to);
   }
 
   /// Many rows, straight into the peers' views.

@@ -132,6 +132,15 @@ template <class Block>
   return lines <= block.warps() * Block::lines_per_warp;
 }
 
+/// Leaves nothing in a batch but the epoch.
+template <int Lines, class Block>
+DPGATHER_HOST_DEVICE void stamp(const line_window<Block, Lines>& window,
+                                line_batch<Block, Lines>& batch, std::uint64_t epoch) noexcept {
+  for (int u = 0; u < Lines; ++u) {
+    for (int i = 0; i < Block::part_words; ++i) batch.word[u][i] = window.is_epoch(i) ? epoch : 0;
+  }
+}
+
 /// Stores a batch of this lane's parts to the lines at `to`.
 template <int Lines, class Block>
 DPGATHER_HOST_DEVICE void store_batch(Block& block, const line_window<Block, Lines>& window,
@@ -163,9 +172,7 @@ template <int Lines, class Block, class Byte>
 DPGATHER_HOST_DEVICE void read_batch(const line_window<Block, Lines>& window,
                                      line_batch<Block, Lines>& batch, const row_words<Byte>& rows,
                                      std::uint64_t epoch) noexcept {
-  for (int u = 0; u < Lines; ++u) {
-    for (int i = 0; i < Block::part_words; ++i) batch.word[u][i] = window.is_epoch(i) ? epoch : 0;
-  }
+  stamp(window, batch, epoch);
   window.for_each_word(rows.words(),
                        [&](int u, int i, std::uint32_t w) { batch.word[u][i] = rows.get(w); });
 }
@@ -181,6 +188,18 @@ DPGATHER_HOST_DEVICE void send_lines(Block& block, std::uint64_t epoch, std::uin
     read_batch(window, batch, rows, epoch);
     deliver([&](std::byte* to) { store_batch(block, window, batch, to); });
   });
+}
+
+/// The same, as many at once as pay.
+template <class Block, class Deliver>
+DPGATHER_HOST_DEVICE void send_lines(Block& block, std::uint64_t epoch, std::uint32_t lines,
+                                     const row_words<const std::byte>& rows,
+                                     Deliver deliver) noexcept {
+  if (are_few(block, lines)) {
+    send_lines<1>(block, epoch, lines, rows, deliver);
+  } else {
+    send_lines<Block::lines_at_once>(block, epoch, lines, rows, deliver);
+  }
 }
 
 /// Waits for the lines of `peer` at `from` and writes their words to rows; false when the call has
@@ -201,6 +220,15 @@ receive_lines(Block& block, peer_call<Block>& call, std::int32_t peer, std::uint
                          [&](int u, int i, std::uint32_t w) { rows.put(w, batch.word[u][i]); });
   });
   return ok;
+}
+
+/// The same, as many at once as pay.
+template <class Block>
+[[nodiscard]] DPGATHER_HOST_DEVICE bool
+receive_lines(Block& block, peer_call<Block>& call, std::int32_t peer, std::uint32_t lines,
+              const std::byte* from, const row_words<std::byte>& rows) noexcept {
+  if (are_few(block, lines)) return receive_lines<1>(block, call, peer, lines, from, rows);
+  return receive_lines<Block::lines_at_once>(block, call, peer, lines, from, rows);
 }
 
 /// One addend of a sum of rows: lines to wait for, or rows to read.
@@ -250,10 +278,7 @@ sum_lines(Block& block, peer_call<Block>& call, std::uint32_t lines, std::uint32
       });
     };
     line_batch<Block, Lines> sums;
-    for (int u = 0; u < Lines; ++u) {
-      for (int i = 0; i < Block::part_words; ++i)
-        sums.word[u][i] = window.is_epoch(i) ? call.epoch() : 0;
-    }
+    stamp(window, sums, call.epoch());
     if (sources <= AtOnce) {
       // All in hand: a sum lives no longer than its word.
       ok = fetch(0);
