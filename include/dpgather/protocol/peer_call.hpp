@@ -252,32 +252,14 @@ public:
   template <class Arrived>
   [[nodiscard]] DPGATHER_HOST_DEVICE bool wait_each(std::int32_t peer, peer_point where,
                                                     Arrived arrived) noexcept {
-    DPGATHER_ROLLED
-    for (std::uint32_t looks = 1; !arrived(); ++looks) {
-      block_.pause();
-      if (looks % looks_between != 0) continue;
-      started_ = look_up(peer, where);
-      if (started_ != 0) continue;
-      failed_ = true;
-      return false;
-    }
-    return true;
+    return wait_until(peer, where, arrived, [](bool gave_up) { return gave_up; });
   }
   /// The same for lanes that move in step: `arrived()` is theirs together, and so is the answer.
   /// `peer` may change with what has arrived.
   template <class Arrived>
   [[nodiscard]] DPGATHER_HOST_DEVICE bool wait_together(const std::int32_t& peer, peer_point where,
                                                         Arrived arrived) noexcept {
-    DPGATHER_ROLLED
-    for (std::uint32_t looks = 1; !arrived(); ++looks) {
-      block_.pause();
-      if (looks % looks_between != 0) continue;
-      started_ = look_up(peer, where);
-      if (!block_.any(started_ == 0)) continue;
-      failed_ = true;
-      return false;
-    }
-    return true;
+    return wait_until(peer, where, arrived, [this](bool gave_up) { return block_.any(gave_up); });
   }
 
   /// Records an error, this rank's first only, and leaves word of it with all peers, where it is
@@ -328,6 +310,21 @@ private:
 
   [[nodiscard]] DPGATHER_HOST_DEVICE detail::peer_call_id id() const noexcept {
     return {epoch_, shape_, counts_, expects_};
+  }
+  /// Looks until `arrived()`, and once in a while up; `gives_up(whether this thread does)`.
+  template <class Arrived, class GivesUp>
+  [[nodiscard]] DPGATHER_HOST_DEVICE bool wait_until(const std::int32_t& peer, peer_point where,
+                                                     Arrived arrived, GivesUp gives_up) noexcept {
+    DPGATHER_ROLLED
+    for (std::uint32_t looks = 1; !arrived(); ++looks) {
+      block_.pause();
+      if (looks % looks_between != 0) continue;
+      started_ = look_up(peer, where);
+      if (!gives_up(started_ == 0)) continue;
+      failed_ = true;
+      return false;
+    }
+    return true;
   }
   [[nodiscard]] DPGATHER_HOST_DEVICE std::uint64_t look_up(std::int32_t peer,
                                                            peer_point where) noexcept {
