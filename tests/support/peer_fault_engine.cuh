@@ -197,8 +197,6 @@ public:
         output_{fault_capacity * fault_hidden * sizeof(float)}, numbers_{4096, 0} {
     must_be(world_.check(), "world");
     must_be(dp_.check(), "DpGather");
-    // What memory is filled with lies there before this stream runs, which waits for no other.
-    must_cuda(cudaStreamSynchronize(cudaStreamLegacy), "fill");
     const dg::step_plan shape = plan();
     part_ = describe(shape);
     must_be(capture(graphs_,

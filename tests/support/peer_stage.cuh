@@ -28,15 +28,17 @@ inline void must_cuda(cudaError_t code, const char* what) {
     throw std::runtime_error{std::string{what} + ": " + cudaGetErrorName(code)};
 }
 
-/// Device memory, freed with the owner. All bytes are a pattern.
+/// Device memory, freed with the owner. All bytes are a pattern, for every stream and GPU: a memset
+/// is not over when it returns, and streams that wait for no other would not wait for it either.
 class device_bytes {
 public:
   device_bytes() = default;
   explicit device_bytes(std::size_t bytes, int value = untouched) {
     void* data = nullptr;
     must_cuda(cudaMalloc(&data, bytes), "malloc");
-    must_cuda(cudaMemset(data, value, bytes), "memset");
     data_.reset(static_cast<std::byte*>(data));
+    must_cuda(cudaMemsetAsync(data, value, bytes, cudaStreamPerThread), "memset");
+    must_cuda(cudaStreamSynchronize(cudaStreamPerThread), "memset");
   }
   [[nodiscard]] std::byte* get() const { return data_.get(); }
   template <class T>
@@ -166,7 +168,14 @@ public:
   template <class Sum, class Rules>
   std::uint64_t tell(const story_options& with, const std::vector<story_call>& calls,
                      const Rules& rules = {}) {
+    struct part {
+      const story_rank* ranks = nullptr;
+      std::uint32_t rank_count = 0;
+      const story_call* calls = nullptr;
+      std::uint32_t* counters = nullptr;
+    };
     std::vector<device_bytes> lists;
+    std::vector<part> parts(static_cast<std::size_t>(gpus_));
     for (int g = 0; g < gpus_; ++g) {
       must_cuda(cudaSetDevice(g), "device");
       std::vector<story_rank> here;
@@ -174,22 +183,25 @@ public:
            r += static_cast<std::size_t>(gpus_))
         here.push_back(ranks_[r]);
       if (here.empty()) continue;
-      const story_rank* const ranks = upload(lists, here);
-      const story_call* const told = upload(lists, calls);
+      part& mine = parts[static_cast<std::size_t>(g)];
+      mine.ranks = upload(lists, here);
+      mine.rank_count = static_cast<std::uint32_t>(here.size());
+      mine.calls = upload(lists, calls);
       lists.emplace_back(here.size() * sizeof(std::uint32_t), 0);
-      std::uint32_t* counters = lists.back().as<std::uint32_t>();
-      auto blocks = static_cast<std::uint32_t>(with.blocks);
-      auto count = static_cast<std::uint32_t>(calls.size());
-      Rules copy = rules;
-      void* arguments[] = {const_cast<story_rank**>(&ranks),
-                           &blocks,
-                           const_cast<story_call**>(&told),
-                           &count,
-                           &counters,
-                           &copy};
+      mine.counters = lists.back().as<std::uint32_t>();
+      // A copy from pageable memory may still be under way when it returns, and the first GPU's
+      // kernel stores to the others' arenas at once.
       must_cuda(cudaDeviceSynchronize(), "before");
-      must_cuda(cudaLaunchCooperativeKernel(tell_story<Sum, Rules>,
-                                            dim3{static_cast<unsigned>(here.size()) * blocks},
+    }
+    auto blocks = static_cast<std::uint32_t>(with.blocks);
+    auto count = static_cast<std::uint32_t>(calls.size());
+    Rules copy = rules;
+    for (int g = 0; g < gpus_; ++g) {
+      part& mine = parts[static_cast<std::size_t>(g)];
+      if (mine.rank_count == 0) continue;
+      must_cuda(cudaSetDevice(g), "device");
+      void* arguments[] = {&mine.ranks, &blocks, &mine.calls, &count, &mine.counters, &copy};
+      must_cuda(cudaLaunchCooperativeKernel(tell_story<Sum, Rules>, dim3{mine.rank_count * blocks},
                                             dim3{story_threads}, arguments, 0, nullptr),
                 "launch");
     }
