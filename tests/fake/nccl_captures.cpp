@@ -3,6 +3,7 @@
 
 #include "support/fake_cuda/as_ranks.hpp"
 #include "support/nccl_engine.hpp"
+#include "support/step_records.hpp"
 
 #include <dpgather/comm/run_ranks.hpp>
 #include <dpgather/graphs.cuh>
@@ -56,11 +57,7 @@ public:
   dg::step_plan plan(const std::vector<std::int32_t>& rows) const {
     std::vector<dg::step_record> all;
     for (std::size_t r = 0; r < rows.size(); ++r) {
-      dg::step_record one = dp_.record(1);
-      one.world_rank = static_cast<std::int32_t>(r);
-      one.tokens = one.requests = rows[r];
-      one.phase = rows[r] == 0 ? dg::phase::idle : dg::phase::decode;
-      one.votes = dg::step_record::graph_vote;
+      dg::step_record one = ts::graph_record(dp_, static_cast<std::int32_t>(r), rows[r]);
       one.last_plan = 0;
       all.push_back(one);
     }

@@ -1,6 +1,7 @@
 // The ready-made policies over NCCL on GPUs: random splits end to end, and against raw NCCL.
 #include <dpgather/device/executor.cuh>
 
+#include "support/must.cuh"
 #include "support/nccl_engine.hpp"
 #include "support/ready_made.hpp"
 
@@ -12,7 +13,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-#include <stdexcept>
 #include <vector>
 
 namespace dg = dpgather;
@@ -53,10 +53,6 @@ std::vector<cudaGraphNodeType> captured(cudaStream_t stream, auto body) {
   return types;
 }
 
-void must(const dg::status& s) {
-  if (!s) throw std::runtime_error{s.message().c_str()};
-}
-
 } // namespace
 
 TEST_CASE("all-gather and reduce-scatter are NCCL's: the same graph nodes, the same bytes") {
@@ -75,9 +71,9 @@ TEST_CASE("all-gather and reduce-scatter are NCCL's: the same graph nodes, the s
     dg::DpGather<raw_like> dp{dg::nccl_communicator{here.world()},
                               config,
                               {workspace.load(image.data(), image.size()), image.size()}};
-    must(dp.check());
+    ts::must(dp.check());
     const auto plan = dp.capture_plan(rows);
-    must(plan.status());
+    ts::must(plan.status());
 
     // bf16 whole numbers, distinct per rank and place; two of them sum exactly.
     std::vector<std::byte> mine(rows * row_bytes), all(2 * mine.size(), std::byte{0xee});
@@ -92,15 +88,16 @@ TEST_CASE("all-gather and reduce-scatter are NCCL's: the same graph nodes, the s
     const ncclComm_t nccl = dg::nccl_communicator{here.world()}.native_handle();
 
     const auto gather = [&] {
-      must(dp.gather(dg::const_token_rows<dg::replicated>{from, rows, dg::element::bf16, row_bytes},
-                     {to, 2 * rows, dg::element::bf16, row_bytes}, *plan, stream)
-               .status());
+      ts::must(
+          dp.gather(dg::const_token_rows<dg::replicated>{from, rows, dg::element::bf16, row_bytes},
+                    {to, 2 * rows, dg::element::bf16, row_bytes}, *plan, stream)
+              .status());
     };
     const auto raw_gather = [&] {
       REQUIRE(ncclAllGather(from, raw_to, mine.size(), ncclUint8, nccl, stream) == ncclSuccess);
     };
     const auto combine = [&] {
-      must(dp.combine(
+      ts::must(dp.combine(
           dg::const_token_rows<dg::partial>{raw_to, 2 * rows, dg::element::bf16, row_bytes},
           {sums, rows, dg::element::bf16, row_bytes}, *plan, stream));
     };
@@ -116,7 +113,7 @@ TEST_CASE("all-gather and reduce-scatter are NCCL's: the same graph nodes, the s
     raw_gather();
     combine();
     raw_combine();
-    must(here.wait());
+    ts::must(here.wait());
     CHECK(std::memcmp(global.fetch(), raw_global.fetch(), all.size()) == 0);
     CHECK(std::memcmp(out.fetch(), raw_out.fetch(), mine.size()) == 0);
     CHECK(std::memcmp(global.fetch() + static_cast<std::size_t>(comm.rank()) * mine.size(),

@@ -187,9 +187,9 @@ TEST_CASE_TEMPLATE("graphs of different buckets", Policy, ts::fault_all_gather, 
     constexpr std::array<std::int64_t, 2> buckets{ts::fault_small_bucket, ts::fault_capacity};
     const auto plan = rank->dp().capture_plan(
         static_cast<std::int32_t>(buckets[static_cast<std::size_t>(here.rank())]));
-    ts::must_be(plan.status(), "capture plan");
+    ts::must(plan.status(), "capture plan");
     dg::graph_set graph;
-    ts::must_be(rank->capture(graph, [&] { return rank->both(*plan); }), "capture");
+    ts::must(rank->capture(graph, [&] { return rank->both(*plan); }), "capture");
     rank->set_counts(usual);
     here.meet();
     rank->start_calls(graph);
@@ -305,8 +305,8 @@ TEST_CASE("live graphs are counted until they are gone, errors or not") {
     dg::bucket_list sizes;
     for (const std::int32_t size : {1, 2, 3}) sizes.append(size);
     dg::graph_set more;
-    ts::must_be(more.capture(sizes, here.stream(), [&](std::int32_t) { return rank->both(plan); }),
-                "capture");
+    ts::must(more.capture(sizes, here.stream(), [&](std::int32_t) { return rank->both(plan); }),
+             "capture");
     CHECK(rank->world().graphs_alive() == 5);
     dg::graph_set failed;
     const dg::status refused = rank->capture(failed, [&] {
@@ -437,9 +437,9 @@ void leaves(process_place& here, const process_story& story) {
 }
 
 void run_process(std::int32_t rank, const char* socket, const process_story& story) {
-  ts::must_cuda(cudaSetDevice(rank), "device");
+  ts::cuda_must(cudaSetDevice(rank), "device");
   auto joined = dg::unix_socket_bootstrap::connect(rank, 2, socket);
-  ts::must_be(joined.status(), "connect");
+  ts::must(joined.status(), "connect");
   process_place here{*joined};
   if (story.leaver < 0) {
     for (const std::size_t bytes : ts::both_ways) never_launches<ts::fault_device>(here, bytes);
@@ -503,7 +503,7 @@ TEST_CASE("soak") {
     const auto free_bytes = [&here] {
       std::size_t out = 0, total = 0;
       here.meet();
-      ts::must_cuda(cudaMemGetInfo(&out, &total), "memory");
+      ts::cuda_must(cudaMemGetInfo(&out, &total), "memory");
       here.meet();
       return out;
     };

@@ -2,6 +2,7 @@
 // end all ranks alike, and nothing is left behind. Ranks are threads, and processes for vmm_memory.
 #include <dpgather/device/executor.cuh>
 
+#include "support/must.cuh"
 #include "support/nccl_engine.hpp"
 #include "support/socket_ranks.hpp"
 
@@ -61,10 +62,6 @@ __global__ void write_slices(const __grid_constant__ dg::peer_pointers all) {
   }
 }
 
-void must(const dg::status& s) {
-  if (!s) throw std::runtime_error{s.message().c_str()};
-}
-
 std::vector<std::uint32_t> contents(const dg::peer_pointers& all) {
   std::vector<std::uint32_t> out(all.bytes / sizeof(std::uint32_t));
   ts::cuda_must(cudaMemcpy(out.data(), all.base[all.rank], all.bytes, cudaMemcpyDeviceToHost),
@@ -76,7 +73,7 @@ std::vector<std::uint32_t> contents(const dg::peer_pointers& all) {
 /// Collective. Answers what is wrong.
 template <class Memory, class Bootstrap>
 std::string wrong_with(const Memory& memory, Bootstrap& ranks) {
-  must(memory.check());
+  ts::must(memory.check());
   const dg::peer_pointers all = memory.pointers();
   if (all.rank != ranks.rank() || all.size != ranks.size()) return "another world";
   if (all.bytes < arena_bytes || all.bytes % sizeof(std::uint32_t) != 0) return "too short";
@@ -85,14 +82,14 @@ std::string wrong_with(const Memory& memory, Bootstrap& ranks) {
       return "an address of rank " + std::to_string(r);
   for (const std::uint32_t word : contents(all))
     if (word != 0) return "not zeroed";
-  must(ranks.barrier()); // all have looked
+  ts::must(ranks.barrier()); // all have looked
   cudaStream_t stream = nullptr;
   ts::cuda_must(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "stream");
   write_slices<<<64, 256, 0, stream>>>(all);
   ts::cuda_must(cudaGetLastError(), "launch");
   ts::cuda_must(cudaStreamSynchronize(stream), "kernel");
   ts::cuda_must(cudaStreamDestroy(stream), "stream");
-  must(ranks.barrier()); // all have written
+  ts::must(ranks.barrier()); // all have written
   const std::vector<std::uint32_t> words = contents(all);
   for (std::size_t at = 0; at < words.size(); ++at) {
     const std::int32_t from = writer_of(at, words.size(), all.size);
@@ -107,9 +104,9 @@ template <class Bootstrap>
 std::size_t free_bytes(Bootstrap& ranks) {
   std::size_t out = 0;
   std::size_t total = 0;
-  must(ranks.barrier());
+  ts::must(ranks.barrier());
   ts::cuda_must(cudaMemGetInfo(&out, &total), "memory");
-  must(ranks.barrier());
+  ts::must(ranks.barrier());
   return out;
 }
 constexpr std::size_t slack = 4U << 20; // 20 leaked arenas are 60 MiB
@@ -126,10 +123,10 @@ void check_provider(Bootstrap& ranks, Make make) {
     make(arena_bytes, [&](auto& memory) {
       const std::string wrong = wrong_with(memory, ranks);
       expect(wrong.empty(), wrong);
-      must(memory.close(ranks));
+      ts::must(memory.close(ranks));
       expect(memory.check().code == dg::errc::peer_left, "open after close");
       expect(memory.pointers().base[me] == nullptr, "addresses after close");
-      must(memory.close(ranks)); // nothing
+      ts::must(memory.close(ranks)); // nothing
     });
   };
   once(); // what is kept for the life of the process or the communicator
@@ -148,7 +145,7 @@ void check_provider(Bootstrap& ranks, Make make) {
                static_cast<std::size_t>(differs.limit) == asked(1 - me),
            differs.message().c_str());
     expect(memory.pointers().base[me] == nullptr, "addresses after a failure");
-    must(memory.close(ranks)); // nothing
+    ts::must(memory.close(ranks)); // nothing
   });
   make(me == 0 ? 0 : arena_bytes, [&](auto& memory) { // refused by one, before it allocates
     const dg::status refused = memory.check();
@@ -164,7 +161,7 @@ void check_provider(Bootstrap& ranks, Make make) {
   after = free_bytes(ranks);
   expect(after + slack >= before, "memory of arenas that were refused");
   once(); // what failed has left no trace
-  must(ranks.barrier());
+  ts::must(ranks.barrier());
 }
 
 void run_two(void (*body)(dg::host_communicator&)) {
@@ -268,7 +265,7 @@ constexpr const char* socket_variable = "DPGATHER_TEST_SOCKET";
 void run_process(std::int32_t rank, const char* socket) {
   ts::cuda_must(cudaSetDevice(rank), "device");
   auto joined = dg::unix_socket_bootstrap::connect(rank, 2, socket);
-  must(joined.status());
+  ts::must(joined.status());
   dg::unix_socket_bootstrap& ranks = *joined;
   check_provider(ranks, [&](std::size_t bytes, auto use) {
     dg::vmm_memory memory{ranks, bytes};

@@ -4,9 +4,11 @@
 /// A whole step captured once per bucket and replayed for random splits, over NCCL:
 /// pad -> gather -> a sharded FFN -> combine -> trim, every byte against a scalar reference.
 
+#include "must.cuh"
 #include "nccl_engine.hpp"
 #include "payload.hpp"
 #include "random_cases.hpp"
+#include "step_records.hpp"
 
 #include <dpgather/comm/run_ranks.hpp>
 #include <dpgather/device/tensor_lists.hpp>
@@ -103,20 +105,7 @@ private:
     must(bytes.status());
     return *bytes;
   }
-  static void must(const dg::status& s) {
-    if (!s) throw std::runtime_error{s.message().c_str()};
-  }
   static cudaStream_t stream() { return nccl_rank::mine().stream(); }
-
-  [[nodiscard]] dg::step_record record(std::int32_t world_rank, std::int32_t tokens,
-                                       std::uint64_t step) const {
-    dg::step_record out = dp_.record(step);
-    out.world_rank = world_rank;
-    out.tokens = out.requests = tokens;
-    out.phase = tokens == 0 ? dg::phase::idle : dg::phase::decode;
-    out.votes = dg::step_record::graph_vote;
-    return out;
-  }
 
   void load() {
     local_ = reinterpret_cast<float*>(
@@ -186,7 +175,7 @@ private:
     load();
 
     // 2. Records, plan, and the graph of its bucket, or the same calls one by one.
-    const auto agreed = dp_.agree(comm_, record(comm_.rank(), n, number));
+    const auto agreed = dp_.agree(comm_, graph_record(dp_, comm_.rank(), n, number));
     must(agreed.status());
     const auto plan = dp_.plan(*agreed);
     must(plan.status());

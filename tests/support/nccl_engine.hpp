@@ -7,6 +7,7 @@
 
 #include "gather_cases.hpp"
 #include "gather_engine.hpp"
+#include "must.cuh"
 
 #include <dpgather/comm/nccl_communicator.cuh>
 #include <dpgather/comm/nccl_owner.cuh>
@@ -23,11 +24,6 @@
 #include <vector>
 
 namespace test_support {
-
-inline void cuda_must(cudaError_t code, const char* what) {
-  if (code != cudaSuccess)
-    throw std::runtime_error{std::string{what} + ": " + cudaGetErrorName(code)};
-}
 
 /// What communicators warm up with: the default, or less where the executor says that less will do.
 template <class Executor>

@@ -4,6 +4,7 @@
 /// What rows hold in tests: bytes that differ for every call, rank and row, and addends whose sums
 /// are exact in every element type and order.
 
+#include <dpgather/config.hpp>
 #include <dpgather/element.hpp>
 
 #include <cstddef>
@@ -13,10 +14,11 @@
 namespace test_support {
 
 /// A well-mixed word of up to four numbers.
-constexpr std::uint64_t mixed(std::uint64_t a, std::uint64_t b = 0, std::uint64_t c = 0,
-                              std::uint64_t d = 0) {
+DPGATHER_HOST_DEVICE constexpr std::uint64_t mixed(std::uint64_t a, std::uint64_t b = 0,
+                                                   std::uint64_t c = 0, std::uint64_t d = 0) {
   std::uint64_t state = 0x9e3779b97f4a7c15U;
-  for (const std::uint64_t word : {a, b, c, d}) {
+  const std::uint64_t words[] = {a, b, c, d};
+  for (const std::uint64_t word : words) {
     state = (state ^ word) * 0xff51afd7ed558ccdU;
     state ^= state >> 32;
   }

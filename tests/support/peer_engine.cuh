@@ -4,9 +4,11 @@
 /// A captured step over peers that writes its own counts and inputs, checks its own outputs and
 /// goes on: the host only launches it, and no rank waits for another but in the calls themselves.
 
+#include "must.cuh"
 #include "payload.hpp"
 #include "peer_stage.cuh"
 #include "random_cases.hpp"
+#include "step_records.hpp"
 
 #include <dpgather/comm/peer_access_memory.cuh>
 #include <dpgather/comm/peer_communicator.cuh>
@@ -19,17 +21,9 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <memory>
-#include <optional>
-#include <stdexcept>
-#include <string>
 #include <vector>
 
 namespace test_support {
-
-inline void must_be(const dg::status& s, const char* what) {
-  if (!s) throw std::runtime_error{std::string{what} + ": " + s.message().c_str()};
-}
 
 /// What the jobs of a step share. Floats, so that every sum is exact.
 struct peer_step {
@@ -42,6 +36,28 @@ struct peer_step {
   std::int32_t hidden = 1;
   bool slots = false;
   std::int64_t stride = 0, global_rows = 0;
+
+  /// Steps of `plan` on the rank at `place`. `numbers`: 4 KiB of zeros.
+  template <class Dp>
+  [[nodiscard]] static peer_step of(const device_bytes& numbers, const Dp& dp,
+                                    const dg::topology& place, std::int32_t capacity,
+                                    std::int32_t hidden, const dg::step_plan& plan) {
+    peer_step out;
+    out.step = numbers.as<std::uint64_t>();
+    out.wrong = reinterpret_cast<unsigned long long*>(out.step + 1);
+    out.wanted = reinterpret_cast<std::int32_t*>(out.step + 2);
+    out.live = const_cast<dg::count_set*>(dp.live_counts());
+    out.dp_rank = place.dp_rank;
+    out.dp_size = place.dp_size;
+    out.tp_size = place.tp_size;
+    out.world_rank = place.world_rank();
+    out.capacity = capacity;
+    out.hidden = hidden;
+    out.slots = plan.layout == dg::layout_kind::slots;
+    out.stride = plan.stride;
+    out.global_rows = plan.global_rows;
+    return out;
+  }
 
   [[nodiscard]] DPGATHER_HOST_DEVICE std::int64_t offset(std::int32_t d) const {
     if (slots) return d * stride;
@@ -56,10 +72,18 @@ struct peer_step {
   }
   [[nodiscard]] DPGATHER_HOST_DEVICE float value(std::int32_t who, std::int64_t row,
                                                  std::int64_t column) const {
-    return static_cast<float>(story_bytes::mixed(*step, static_cast<std::uint64_t>(who),
-                                                 static_cast<std::uint64_t>(row),
-                                                 static_cast<std::uint64_t>(column)) %
+    return static_cast<float>(mixed(*step, static_cast<std::uint64_t>(who),
+                                    static_cast<std::uint64_t>(row),
+                                    static_cast<std::uint64_t>(column)) %
                               4096);
+  }
+  /// Calls `visit(row, column, index)` for this worker's of the first `elements`.
+  template <class Visit>
+  DPGATHER_HOST_DEVICE void for_each(std::uint64_t elements, dg::worker_id worker,
+                                     Visit visit) const {
+    const auto columns = static_cast<std::uint64_t>(hidden);
+    for (std::uint64_t i = worker.index; i < elements; i += worker.count)
+      visit(static_cast<std::int64_t>(i / columns), static_cast<std::int64_t>(i % columns), i);
   }
   DPGATHER_HOST_DEVICE void count(bool is_wrong) const {
 #if defined(__CUDA_ARCH__)
@@ -97,7 +121,7 @@ struct begin_step {
   /// A quarter of the ranks idle, a quarter full.
   DPGATHER_HOST_DEVICE static std::int32_t counts_of(std::uint64_t step, std::int32_t d,
                                                      std::int32_t capacity, std::int32_t left) {
-    const std::uint64_t draw = story_bytes::mixed(step, static_cast<std::uint64_t>(d), 99, 7);
+    const std::uint64_t draw = mixed(step, static_cast<std::uint64_t>(d), 99, 7);
     std::int32_t n =
         draw % 4 == 0 ? 0
         : draw % 4 == 1
@@ -117,12 +141,10 @@ struct write_local {
     return static_cast<std::uint64_t>(of.capacity) * static_cast<std::uint64_t>(of.hidden);
   }
   DPGATHER_HOST_DEVICE void operator()(std::uint32_t, dg::worker_id worker) const noexcept {
-    for (std::uint64_t i = worker.index; i < words(); i += worker.count) {
-      const auto row = static_cast<std::int64_t>(i / static_cast<std::uint64_t>(of.hidden));
-      const auto column = static_cast<std::int64_t>(i % static_cast<std::uint64_t>(of.hidden));
+    of.for_each(words(), worker, [this](std::int64_t row, std::int64_t column, std::uint64_t i) {
       const std::int32_t who = partial ? 100 + of.world_rank : of.dp_rank;
       to[i] = row < of.wanted[of.dp_rank] ? of.value(who, row, column) : __builtin_nanf("");
-    }
+    });
   }
 };
 
@@ -136,16 +158,14 @@ struct check_global {
     return static_cast<std::uint64_t>(of.global_rows) * static_cast<std::uint64_t>(of.hidden);
   }
   DPGATHER_HOST_DEVICE void operator()(std::uint32_t, dg::worker_id worker) const noexcept {
-    for (std::uint64_t i = worker.index; i < words(); i += worker.count) {
-      const auto row = static_cast<std::int64_t>(i / static_cast<std::uint64_t>(of.hidden));
-      const auto column = static_cast<std::int64_t>(i % static_cast<std::uint64_t>(of.hidden));
+    of.for_each(words(), worker, [this](std::int64_t row, std::int64_t column, std::uint64_t i) {
       const std::int32_t d = of.owner(row);
       float expected = 0;
       if (d >= 0 && !partial) expected = of.value(d, row - of.offset(d), column);
       for (std::int32_t t = 0; d >= 0 && partial && t < of.tp_size; ++t)
         expected += of.value(100 + d * of.tp_size + t, row - of.offset(d), column);
       of.count(!(from[i] == expected));
-    }
+    });
     if (worker.index == 0) {
       std::int64_t sum = 0;
       for (std::int32_t d = 0; d < of.dp_size; ++d) {
@@ -166,11 +186,9 @@ struct write_addends {
     return static_cast<std::uint64_t>(of.global_rows) * static_cast<std::uint64_t>(of.hidden);
   }
   DPGATHER_HOST_DEVICE void operator()(std::uint32_t, dg::worker_id worker) const noexcept {
-    for (std::uint64_t i = worker.index; i < words(); i += worker.count) {
-      const auto row = static_cast<std::int64_t>(i / static_cast<std::uint64_t>(of.hidden));
-      const auto column = static_cast<std::int64_t>(i % static_cast<std::uint64_t>(of.hidden));
+    of.for_each(words(), worker, [this](std::int64_t row, std::int64_t column, std::uint64_t i) {
       to[i] = of.owner(row) >= 0 ? of.value(200 + of.world_rank, row, column) : __builtin_nanf("");
-    }
+    });
   }
 };
 
@@ -183,16 +201,45 @@ struct check_output {
     return static_cast<std::uint64_t>(of.capacity) * static_cast<std::uint64_t>(of.hidden);
   }
   DPGATHER_HOST_DEVICE void operator()(std::uint32_t, dg::worker_id worker) const noexcept {
-    for (std::uint64_t i = worker.index; i < words(); i += worker.count) {
-      const auto row = static_cast<std::int64_t>(i / static_cast<std::uint64_t>(of.hidden));
-      const auto column = static_cast<std::int64_t>(i % static_cast<std::uint64_t>(of.hidden));
+    of.for_each(words(), worker, [this](std::int64_t row, std::int64_t column, std::uint64_t i) {
       float expected = 0;
       for (std::int32_t r = 0; row < of.wanted[of.dp_rank] && r < of.dp_size * of.tp_size; ++r)
         expected += of.value(200 + r, of.offset(of.dp_rank) + row, column);
       of.count(!(from[i] == expected));
-    }
+    });
   }
 };
+
+using f32_communicator = dg::basic_peer_communicator<dg::element::f32>;
+template <class Policy>
+using peer_dp = dg::DpGather<Policy, f32_communicator>;
+
+template <class Policy>
+[[nodiscard]] std::size_t workspace_for(const dg::gather_config& config) {
+  const auto out = peer_dp<Policy>::workspace_bytes(config);
+  must(out.status(), "workspace");
+  return *out;
+}
+template <class Policy>
+[[nodiscard]] dg::peer_limits limits_for(const dg::gather_config& config,
+                                         std::size_t most_line_bytes) {
+  const auto out = dg::peer_limits_of<Policy>(config, {.most_line_bytes = most_line_bytes});
+  must(out.status(), "limits");
+  return *out;
+}
+[[nodiscard]] inline std::size_t arena_bytes(const dg::peer_limits& limits) {
+  const auto out = dg::peer_layout::of(limits);
+  must(out.status(), "layout");
+  return static_cast<std::size_t>(out->bytes);
+}
+/// The shape of one plan with the counts of another.
+[[nodiscard]] inline dg::step_plan with_counts_of(dg::step_plan shape, const dg::step_plan& of) {
+  shape.real = of.real;
+  shape.packed_offset = of.packed_offset;
+  shape.total_rows = of.total_rows;
+  shape.counts_digest = of.counts_digest;
+  return shape;
+}
 
 /// What a step does with the channel.
 enum class step_kind : std::uint8_t { both, gathers, combines, own_memory, partial_rows };
@@ -201,25 +248,24 @@ enum class step_kind : std::uint8_t { both, gathers, combines, own_memory, parti
 template <class Policy>
 class peer_rank {
 public:
-  using communicator = dg::basic_peer_communicator<dg::element::f32>;
   static constexpr std::int32_t capacity = 40;
   static constexpr std::int32_t hidden = 60;
   static constexpr dg::counts_kind source = Policy::counts_type::kind;
 
   peer_rank(dg::host_communicator comm, std::size_t most_line_bytes, int gpus)
-      : comm_{comm}, stream_{on_gpu(comm.rank() % gpus)}, config_{config_of(comm.topology())},
-        limits_{limits(config_, most_line_bytes)}, memory_{comm_, bytes(limits_)},
+      : comm_{comm}, stream_{stream_on(comm.rank() % gpus)}, config_{config_of(comm.topology())},
+        limits_{limits_for<Policy>(config_, most_line_bytes)}, memory_{comm_, arena_bytes(limits_)},
         world_{comm_, comm.topology(), memory_.pointers(), limits_, 5'000'000'000},
-        workspace_{std::max<std::size_t>(workspace_bytes(config_), 256)},
-        dp_{communicator{world_}, config_, {workspace_.get(), workspace_bytes(config_)}},
+        workspace_{std::max<std::size_t>(workspace_for<Policy>(config_), 256)},
+        dp_{f32_communicator{world_}, config_, {workspace_.get(), workspace_for<Policy>(config_)}},
         local_{capacity * hidden * sizeof(float)}, output_{capacity * hidden * sizeof(float)},
         numbers_{4096, 0} {
-    must_be(memory_.check(), "memory");
-    must_be(world_.check(), "world");
-    must_be(dp_.check(), "DpGather");
+    must(memory_.check(), "memory");
+    must(world_.check(), "world");
+    must(dp_.check(), "DpGather");
     const dg::step_plan plan = shape();
     global_ = device_bytes{static_cast<std::size_t>(plan.global_rows) * hidden * sizeof(float)};
-    part_ = describe(plan);
+    part_ = peer_step::of(numbers_, dp_, comm_.topology(), capacity, hidden, plan);
   }
   peer_rank(const peer_rank&) = delete;
   peer_rank& operator=(const peer_rank&) = delete;
@@ -235,45 +281,38 @@ public:
     const dg::step_plan plan = shape();
     dg::bucket_list one;
     one.append(1);
-    must_be(graphs_.capture(one, stream_,
-                            [&](std::int32_t) {
-                              for (int i = 0; i < steps_in_graph; ++i)
-                                if (dg::status bad = step(plan, kind, i); !bad) return bad;
-                              return dg::status{};
-                            }),
-            "capture");
+    must(graphs_.capture(one, stream_,
+                         [&](std::int32_t) {
+                           for (int i = 0; i < steps_in_graph; ++i)
+                             if (dg::status bad = step(plan, kind, i); !bad) return bad;
+                           return dg::status{};
+                         }),
+         "capture");
     random_source random{key};
     for (int i = 0; i < replays; ++i) {
       if (source == dg::counts_kind::agreed) {
         // One count set for a graph: the host knows what the step's first kernel will draw.
-        must_be(dp_.refresh_counts(real_plan(next_step_ + 1), stream_), "refresh");
+        must(dp_.refresh_counts(real_plan(next_step_ + 1), stream_), "refresh");
       }
       if (random.chance(20) && source != dg::counts_kind::exchanged) {
         for (int s = 0; s < steps_in_graph; ++s)
-          must_be(
-              step(source == dg::counts_kind::agreed ? real_plan(next_step_ + 1) : plan, kind, s),
-              "eager step");
+          must(step(source == dg::counts_kind::agreed ? real_plan(next_step_ + 1) : plan, kind, s),
+               "eager step");
       } else {
-        must_be(graphs_.launch(1, stream_), "launch");
+        must(graphs_.launch(1, stream_), "launch");
       }
       next_step_ +=
           source == dg::counts_kind::agreed ? 1 : static_cast<std::uint64_t>(steps_in_graph);
     }
-    must_be(world_.wait(stream_, 60'000'000'000), "wait");
+    must(world_.wait(stream_, 60'000'000'000), "wait");
     unsigned long long wrong = 0;
-    must_cuda(cudaMemcpy(&wrong, part_.wrong, sizeof wrong, cudaMemcpyDeviceToHost), "wrong");
+    cuda_must(cudaMemcpy(&wrong, part_.wrong, sizeof wrong, cudaMemcpyDeviceToHost), "wrong");
     return wrong;
   }
   [[nodiscard]] dg::peer_world& world() { return world_; }
-  [[nodiscard]] dg::DpGather<Policy, communicator>& dp() { return dp_; }
+  [[nodiscard]] peer_dp<Policy>& dp() { return dp_; }
 
 private:
-  static cudaStream_t on_gpu(int gpu) {
-    must_cuda(cudaSetDevice(gpu), "device");
-    cudaStream_t out = nullptr;
-    must_cuda(cudaStreamCreateWithFlags(&out, cudaStreamNonBlocking), "stream");
-    return out;
-  }
   static dg::gather_config config_of(const dg::topology& place) {
     dg::gather_config out;
     out.topology = place;
@@ -283,40 +322,17 @@ private:
     out.ladder.append(capacity);
     return out;
   }
-  static dg::peer_limits limits(const dg::gather_config& config, std::size_t most_line_bytes) {
-    const auto out = dg::peer_limits_of<Policy>(config, {.most_line_bytes = most_line_bytes});
-    must_be(out.status(), "limits");
-    return *out;
-  }
-  static std::size_t bytes(const dg::peer_limits& of) {
-    const auto out = dg::peer_layout::of(of);
-    must_be(out.status(), "layout");
-    return static_cast<std::size_t>(out->bytes);
-  }
-  static std::size_t workspace_bytes(const dg::gather_config& config) {
-    const auto out = dg::DpGather<Policy, communicator>::workspace_bytes(config);
-    must_be(out.status(), "workspace");
-    return *out;
-  }
 
-  [[nodiscard]] dg::step_record record(std::int32_t world_rank, std::int32_t tokens) const {
-    dg::step_record out = dp_.record(1);
-    out.world_rank = world_rank;
-    out.tokens = out.requests = tokens;
-    out.phase = tokens == 0 ? dg::phase::idle : dg::phase::decode;
-    out.votes = dg::step_record::graph_vote;
-    return out;
-  }
   /// A plan that every split fits: the largest bucket.
   [[nodiscard]] dg::step_plan shape() const {
     if constexpr (source == dg::counts_kind::agreed) {
       const auto sizes = dp_.rules().captured_sizes();
       const auto plan = dp_.capture_plan(sizes[sizes.size() - 1]);
-      must_be(plan.status(), "capture plan");
+      must(plan.status(), "capture plan");
       return *plan;
     } else {
-      const auto plan = dp_.plan(record(comm_.rank(), 0));
-      must_be(plan.status(), "plan");
+      const auto plan = dp_.plan(graph_record(dp_, comm_.rank(), 0));
+      must(plan.status(), "plan");
       return *plan;
     }
   }
@@ -336,35 +352,12 @@ private:
         const std::int32_t n = begin_step::counts_of(number, d, capacity, left);
         left -= n;
         for (std::int32_t t = 0; t < comm_.topology().tp_size; ++t)
-          records.push_back(record(d * comm_.topology().tp_size + t, n));
+          records.push_back(graph_record(dp_, d * comm_.topology().tp_size + t, n));
       }
       const auto plan = dp_.plan(records);
-      must_be(plan.status(), "real plan");
-      // Counts of the step, shape of the graph.
-      dg::step_plan out = shape();
-      out.real = plan->real;
-      out.packed_offset = plan->packed_offset;
-      out.total_rows = plan->total_rows;
-      out.counts_digest = plan->counts_digest;
-      return out;
+      must(plan.status(), "real plan");
+      return with_counts_of(shape(), *plan); // of the graph, of the step
     }
-  }
-  [[nodiscard]] peer_step describe(const dg::step_plan& plan) const {
-    peer_step out;
-    out.step = numbers_.template as<std::uint64_t>();
-    out.wrong = reinterpret_cast<unsigned long long*>(out.step + 1);
-    out.wanted = reinterpret_cast<std::int32_t*>(out.step + 2);
-    out.live = const_cast<dg::count_set*>(dp_.live_counts());
-    out.dp_rank = comm_.topology().dp_rank;
-    out.dp_size = comm_.topology().dp_size;
-    out.tp_size = comm_.topology().tp_size;
-    out.world_rank = comm_.rank();
-    out.capacity = capacity;
-    out.hidden = hidden;
-    out.slots = plan.layout == dg::layout_kind::slots;
-    out.stride = plan.stride;
-    out.global_rows = plan.global_rows;
-    return out;
   }
 
   template <class Job>
@@ -421,7 +414,7 @@ private:
   dg::peer_access_memory memory_;
   dg::peer_world world_;
   device_bytes workspace_;
-  dg::DpGather<Policy, communicator> dp_;
+  peer_dp<Policy> dp_;
   device_bytes local_, output_, global_, numbers_;
   peer_step part_{};
   dg::graph_set graphs_;
@@ -451,7 +444,7 @@ void replay_peer_graphs(const dg::topology& shape, int splits, int gpus) {
             wrong += rank.replay(kind, steps, splits, seed() + static_cast<std::uint64_t>(steps));
           }
         }
-        must_be(comm.barrier(), "end");
+        must(comm.barrier(), "end");
       }
       CHECK(wrong == 0);
     });

@@ -60,10 +60,7 @@ using rows_of_two = std::array<std::int32_t, 2>;
 }
 /// The same for all policies here, so that ranks of two policies may meet by mistake.
 [[nodiscard]] inline dg::peer_limits fault_limits(std::size_t most_line_bytes) {
-  const auto out =
-      dg::peer_limits_of<fault_slots>(fault_config(0), {.most_line_bytes = most_line_bytes});
-  must_be(out.status(), "limits");
-  return *out;
+  return limits_for<fault_slots>(fault_config(0), most_line_bytes);
 }
 /// Rows travel in lines, or are stored and loaded.
 inline constexpr std::size_t both_ways[] = {std::size_t{1} << 20, 0};
@@ -103,8 +100,8 @@ template <class Bootstrap, class Memory>
 class fault_place {
 public:
   explicit fault_place(Bootstrap& ranks)
-      : ranks_{ranks}, stream_{on_gpu(ranks.rank())}, memory_{ranks, arena_bytes()} {
-    must_be(memory_.check(), "memory");
+      : ranks_{ranks}, stream_{stream_on(ranks.rank())}, memory_{ranks, most_arena_bytes()} {
+    must(memory_.check(), "memory");
   }
   fault_place(const fault_place&) = delete;
   fault_place& operator=(const fault_place&) = delete;
@@ -120,11 +117,11 @@ public:
   [[nodiscard]] cudaStream_t stream() const { return stream_; }
   [[nodiscard]] dg::peer_pointers pointers() const { return memory_.pointers(); }
 
-  void meet() { must_be(ranks_.barrier(), "barrier"); }
+  void meet() { must(ranks_.barrier(), "barrier"); }
   template <class T>
   [[nodiscard]] std::array<T, 2> share(const T& mine) {
     std::array<T, 2> out{};
-    must_be(ranks_.all_gather(&mine, out.data(), sizeof mine), "all_gather");
+    must(ranks_.all_gather(&mine, out.data(), sizeof mine), "all_gather");
     return out;
   }
 
@@ -134,13 +131,13 @@ public:
     std::vector<std::uint32_t> words(count);
     for (std::size_t i = 0; i < count; ++i) words[i] = static_cast<std::uint32_t>(i);
     const device_bytes from{count * 4}, to{count * 4};
-    must_cuda(cudaMemcpy(from.get(), words.data(), count * 4, cudaMemcpyHostToDevice), "copy in");
+    cuda_must(cudaMemcpy(from.get(), words.data(), count * 4, cudaMemcpyHostToDevice), "copy in");
     const change_words job{from.template as<std::uint32_t>(), to.template as<std::uint32_t>(),
                            count};
     if (dg::status bad = dg::executor<cudaStream_t>::run(job, 0, stream_); !bad) return text(bad);
     const auto never = []() noexcept { return dg::status{}; };
     if (dg::status bad = dg::wait_for(stream_, fault_wait_ns, never); !bad) return text(bad);
-    must_cuda(cudaMemcpy(words.data(), to.get(), count * 4, cudaMemcpyDeviceToHost), "copy out");
+    cuda_must(cudaMemcpy(words.data(), to.get(), count * 4, cudaMemcpyDeviceToHost), "copy out");
     for (std::size_t i = 0; i < count; ++i)
       if (words[i] != i * 3 + 1) return "word " + std::to_string(i);
     return {};
@@ -148,19 +145,9 @@ public:
   [[nodiscard]] bool is_idle() const { return cudaStreamQuery(stream_) == cudaSuccess; }
 
 private:
-  static cudaStream_t on_gpu(int gpu) {
-    must_cuda(cudaSetDevice(gpu), "device");
-    cudaStream_t out = nullptr;
-    must_cuda(cudaStreamCreateWithFlags(&out, cudaStreamNonBlocking), "stream");
-    return out;
-  }
-  static std::size_t arena_bytes() {
+  static std::size_t most_arena_bytes() {
     std::size_t most = 0;
-    for (const std::size_t way : both_ways) {
-      const auto layout = dg::peer_layout::of(fault_limits(way));
-      must_be(layout.status(), "layout");
-      most = std::max(most, static_cast<std::size_t>(layout->bytes));
-    }
+    for (const std::size_t way : both_ways) most = std::max(most, arena_bytes(fault_limits(way)));
     return most;
   }
 
@@ -182,7 +169,6 @@ struct fault_outcome {
 template <class Policy, class Place>
 class fault_rank {
 public:
-  using communicator = dg::basic_peer_communicator<dg::element::f32>;
   static constexpr dg::counts_kind source = Policy::counts_type::kind;
   static constexpr int steps_in_graph = 20;
 
@@ -191,22 +177,22 @@ public:
                                                                 here.pointers(),
                                                                 fault_limits(most_line_bytes),
                                                                 fault_deadline_ns},
-        workspace_{std::max<std::size_t>(workspace_bytes(config_), 256)},
-        dp_{communicator{world_}, config_, {workspace_.get(), workspace_bytes(config_)}},
+        workspace_{std::max<std::size_t>(workspace_for<Policy>(config_), 256)},
+        dp_{f32_communicator{world_}, config_, {workspace_.get(), workspace_for<Policy>(config_)}},
         local_{fault_capacity * fault_hidden * sizeof(float)},
         output_{fault_capacity * fault_hidden * sizeof(float)}, numbers_{4096, 0} {
-    must_be(world_.check(), "world");
-    must_be(dp_.check(), "DpGather");
+    must(world_.check(), "world");
+    must(dp_.check(), "DpGather");
     const dg::step_plan shape = plan();
-    part_ = describe(shape);
-    must_be(capture(graphs_,
-                    [&] {
-                      for (int i = 0; i < steps_in_graph; ++i)
-                        if (dg::status bad = step(shape, i); !bad) return bad;
-                      return dg::status{};
-                    }),
-            "capture of steps");
-    must_be(capture(calls_, [&] { return both(shape); }), "capture of calls");
+    part_ = peer_step::of(numbers_, dp_, config_.topology, fault_capacity, fault_hidden, shape);
+    must(capture(graphs_,
+                 [&] {
+                   for (int i = 0; i < steps_in_graph; ++i)
+                     if (dg::status bad = step(shape, i); !bad) return bad;
+                   return dg::status{};
+                 }),
+         "capture of steps");
+    must(capture(calls_, [&] { return both(shape); }), "capture of calls");
   }
   fault_rank(const fault_rank&) = delete;
   fault_rank& operator=(const fault_rank&) = delete;
@@ -217,7 +203,7 @@ public:
   }
 
   [[nodiscard]] dg::peer_world& world() { return world_; }
-  [[nodiscard]] dg::DpGather<Policy, communicator>& dp() { return dp_; }
+  [[nodiscard]] peer_dp<Policy>& dp() { return dp_; }
   void drop_graphs() {
     graphs_.clear();
     calls_.clear();
@@ -243,40 +229,36 @@ public:
   [[nodiscard]] dg::step_plan plan() const {
     if constexpr (source == dg::counts_kind::agreed) {
       const auto out = dp_.capture_plan(fault_capacity);
-      must_be(out.status(), "capture plan");
+      must(out.status(), "capture plan");
       return *out;
     } else {
-      const auto out = dp_.plan(record(here_.rank(), 0));
-      must_be(out.status(), "plan");
+      const auto out = dp_.plan(graph_record(dp_, here_.rank(), 0));
+      must(out.status(), "plan");
       return *out;
     }
   }
   /// The plan of agreed counts, outside graphs unless `in_graph`.
   [[nodiscard]] dg::step_plan plan_of(const rows_of_two& rows, bool in_graph) const {
-    std::array<dg::step_record, 2> records{record(0, rows[0]), record(1, rows[1])};
+    std::array<dg::step_record, 2> records{graph_record(dp_, 0, rows[0]),
+                                           graph_record(dp_, 1, rows[1])};
     for (dg::step_record& each : records)
       each.votes = in_graph ? dg::step_record::graph_vote : std::uint8_t{0};
     const auto out = dp_.plan(records);
-    must_be(out.status(), "plan of counts");
+    must(out.status(), "plan of counts");
     return *out;
   }
   /// This shape with other counts.
   [[nodiscard]] dg::step_plan with_counts(dg::step_plan shape, const rows_of_two& rows) const {
-    if constexpr (source == dg::counts_kind::agreed) {
-      const dg::step_plan of = plan_of(rows, true);
-      shape.real = of.real;
-      shape.packed_offset = of.packed_offset;
-      shape.total_rows = of.total_rows;
-      shape.counts_digest = of.counts_digest;
-    }
+    if constexpr (source == dg::counts_kind::agreed)
+      shape = with_counts_of(shape, plan_of(rows, true));
     return shape;
   }
   /// Counts of the next calls, where kernels read them.
   void set_counts(const rows_of_two& rows) {
     if constexpr (source == dg::counts_kind::agreed) {
-      must_be(dp_.refresh_counts(with_counts(plan(), rows), here_.stream()), "refresh");
+      must(dp_.refresh_counts(with_counts(plan(), rows), here_.stream()), "refresh");
     } else {
-      must_be(run(set_rows{part_.live, rows[0], rows[1]}), "counts");
+      must(run(set_rows{part_.live, rows[0], rows[1]}), "counts");
     }
   }
 
@@ -309,7 +291,7 @@ public:
   void start_calls() { start_calls(calls_); }
   void start_calls(dg::graph_set& graph) {
     launched_ = std::chrono::steady_clock::now();
-    must_be(graph.launch(1, here_.stream()), "launch");
+    must(graph.launch(1, here_.stream()), "launch");
   }
   /// The same for calls that `body` makes. Answers what it answers.
   template <class Body>
@@ -325,12 +307,12 @@ public:
   /// Steps that must go well, a multiple of 20; the number of wrong bytes and counts so far.
   [[nodiscard]] std::uint64_t good(int steps) {
     for (int done = 0; done < steps; done += steps_in_graph) launch_steps();
-    must_be(world_.wait(here_.stream(), fault_wait_ns), "good steps");
+    must(world_.wait(here_.stream(), fault_wait_ns), "good steps");
     return wrong();
   }
   [[nodiscard]] std::uint64_t wrong() const {
     unsigned long long out = 0;
-    must_cuda(cudaMemcpy(&out, part_.wrong, sizeof out, cudaMemcpyDeviceToHost), "wrong");
+    cuda_must(cudaMemcpy(&out, part_.wrong, sizeof out, cudaMemcpyDeviceToHost), "wrong");
     return out;
   }
 
@@ -339,7 +321,7 @@ public:
   /// What is left where kernels behind a gather read counts; empty for zeros.
   [[nodiscard]] std::string counts_left() const {
     dg::count_set live;
-    must_cuda(cudaMemcpy(&live, part_.live, sizeof live, cudaMemcpyDeviceToHost), "counts");
+    cuda_must(cudaMemcpy(&live, part_.live, sizeof live, cudaMemcpyDeviceToHost), "counts");
     for (int d = 0; d < 2; ++d) {
       if (live.rows[d] != 0) return "rows of " + std::to_string(d);
       if (live.offset[d + 1] != 0) return "offset of " + std::to_string(d + 1);
@@ -361,7 +343,7 @@ public:
   void require_sticky() {
     const dg::status before = world_.check();
     launched_ = std::chrono::steady_clock::now();
-    for (int i = 0; i < 10; ++i) must_be(calls_.launch(1, here_.stream()), "launch");
+    for (int i = 0; i < 10; ++i) must(calls_.launch(1, here_.stream()), "launch");
     const fault_outcome now = finish();
     CHECK(now.ms < at_once_ms);
     CHECK_MESSAGE(!now.said.ok(), "ten replays on rank ", here_.rank(), " went well");
@@ -379,11 +361,6 @@ public:
   }
 
 private:
-  static std::size_t workspace_bytes(const dg::gather_config& config) {
-    const auto out = dg::DpGather<Policy, communicator>::workspace_bytes(config);
-    must_be(out.status(), "workspace");
-    return *out;
-  }
   static void check_same(const dg::status& found, const dg::status& first) {
     CHECK_MESSAGE(found.code == first.code, text(found), " instead of ", text(first));
     CHECK(found.about == first.about);
@@ -399,37 +376,14 @@ private:
   }
   static bool is_zero(const void* data, std::size_t bytes) {
     std::vector<std::byte> found(bytes);
-    must_cuda(cudaMemcpy(found.data(), data, bytes, cudaMemcpyDeviceToHost), "rows");
+    cuda_must(cudaMemcpy(found.data(), data, bytes, cudaMemcpyDeviceToHost), "rows");
     for (const std::byte b : found)
       if (b != std::byte{0}) return false;
     return true;
   }
 
-  [[nodiscard]] dg::step_record record(std::int32_t rank, std::int32_t tokens) const {
-    dg::step_record out = dp_.record(1);
-    out.world_rank = rank;
-    out.tokens = out.requests = tokens;
-    out.phase = tokens == 0 ? dg::phase::idle : dg::phase::decode;
-    out.votes = dg::step_record::graph_vote;
-    return out;
-  }
   [[nodiscard]] std::int32_t most_total() const {
     return static_cast<std::int32_t>(plan().global_rows);
-  }
-  [[nodiscard]] peer_step describe(const dg::step_plan& shape) const {
-    peer_step out;
-    out.step = numbers_.template as<std::uint64_t>();
-    out.wrong = reinterpret_cast<unsigned long long*>(out.step + 1);
-    out.wanted = reinterpret_cast<std::int32_t*>(out.step + 2);
-    out.live = const_cast<dg::count_set*>(dp_.live_counts());
-    out.dp_rank = out.world_rank = here_.rank();
-    out.dp_size = 2;
-    out.capacity = fault_capacity;
-    out.hidden = fault_hidden;
-    out.slots = shape.layout == dg::layout_kind::slots;
-    out.stride = shape.stride;
-    out.global_rows = shape.global_rows;
-    return out;
   }
   /// With agreed counts all steps of a graph have the same ones, and the host knows which.
   void launch_steps() {
@@ -439,7 +393,7 @@ private:
       set_counts({first, begin_step::counts_of(next_step_ + 1, 1, fault_capacity, most - first)});
     }
     next_step_ += source == dg::counts_kind::agreed ? 1 : steps_in_graph;
-    must_be(graphs_.launch(1, here_.stream()), "launch");
+    must(graphs_.launch(1, here_.stream()), "launch");
   }
   template <class Job>
   [[nodiscard]] dg::status run(const Job& job) {
@@ -467,7 +421,7 @@ private:
   dg::gather_config config_;
   dg::peer_world world_;
   device_bytes workspace_;
-  dg::DpGather<Policy, communicator> dp_;
+  peer_dp<Policy> dp_;
   device_bytes local_, output_, numbers_;
   peer_step part_{};
   dg::graph_set graphs_, calls_;

@@ -4,6 +4,7 @@
 /// Peer stories on GPUs: virtual ranks as block groups of one cooperative launch on each GPU, dealt
 /// over as many GPUs as asked for.
 
+#include "must.cuh"
 #include "peer_story.hpp"
 
 #include <dpgather/device/gpu_block.cuh>
@@ -16,17 +17,10 @@
 #include <cstdint>
 #include <cstring>
 #include <memory>
-#include <stdexcept>
-#include <string>
 #include <type_traits>
 #include <vector>
 
 namespace test_support {
-
-inline void must_cuda(cudaError_t code, const char* what) {
-  if (code != cudaSuccess)
-    throw std::runtime_error{std::string{what} + ": " + cudaGetErrorName(code)};
-}
 
 /// Device memory, freed with the owner. All bytes are a pattern, for every stream and GPU: a memset
 /// is not over when it returns, and streams that wait for no other would not wait for it either.
@@ -35,10 +29,10 @@ public:
   device_bytes() = default;
   explicit device_bytes(std::size_t bytes, int value = untouched) {
     void* data = nullptr;
-    must_cuda(cudaMalloc(&data, bytes), "malloc");
+    cuda_must(cudaMalloc(&data, bytes), "malloc");
     data_.reset(static_cast<std::byte*>(data));
-    must_cuda(cudaMemsetAsync(data, value, bytes, cudaStreamPerThread), "memset");
-    must_cuda(cudaStreamSynchronize(cudaStreamPerThread), "memset");
+    cuda_must(cudaMemsetAsync(data, value, bytes, cudaStreamPerThread), "memset");
+    cuda_must(cudaStreamSynchronize(cudaStreamPerThread), "memset");
   }
   [[nodiscard]] std::byte* get() const { return data_.get(); }
   template <class T>
@@ -110,7 +104,7 @@ public:
     layout_ = *layout;
     const auto ranks = static_cast<std::size_t>(layout->ranks);
     void* mapped = nullptr;
-    must_cuda(cudaHostAlloc(&mapped, ranks * sizeof(dg::peer_control),
+    cuda_must(cudaHostAlloc(&mapped, ranks * sizeof(dg::peer_control),
                             cudaHostAllocMapped | cudaHostAllocPortable),
               "control");
     controls_ = static_cast<dg::peer_control*>(mapped);
@@ -125,7 +119,7 @@ public:
       on(r);
       arenas_.emplace_back(layout->bytes + 64);
       pointers.base[r] = arenas_.back().get();
-      must_cuda(cudaMemcpy(pointers.base[r], image.data(), image.size(), cudaMemcpyHostToDevice),
+      cuda_must(cudaMemcpy(pointers.base[r], image.data(), image.size(), cudaMemcpyHostToDevice),
                 "image");
       controls_[r] = dg::peer_control{};
       controls_[r].budget_ns = 30'000'000'000; // tools are slow
@@ -177,7 +171,7 @@ public:
     std::vector<device_bytes> lists;
     std::vector<part> parts(static_cast<std::size_t>(gpus_));
     for (int g = 0; g < gpus_; ++g) {
-      must_cuda(cudaSetDevice(g), "device");
+      cuda_must(cudaSetDevice(g), "device");
       std::vector<story_rank> here;
       for (std::size_t r = static_cast<std::size_t>(g); r < ranks_.size();
            r += static_cast<std::size_t>(gpus_))
@@ -191,7 +185,7 @@ public:
       mine.counters = lists.back().as<std::uint32_t>();
       // A copy from pageable memory may still be under way when it returns, and the first GPU's
       // kernel stores to the others' arenas at once.
-      must_cuda(cudaDeviceSynchronize(), "before");
+      cuda_must(cudaDeviceSynchronize(), "before");
     }
     auto blocks = static_cast<std::uint32_t>(with.blocks);
     auto count = static_cast<std::uint32_t>(calls.size());
@@ -199,20 +193,20 @@ public:
     for (int g = 0; g < gpus_; ++g) {
       part& mine = parts[static_cast<std::size_t>(g)];
       if (mine.rank_count == 0) continue;
-      must_cuda(cudaSetDevice(g), "device");
+      cuda_must(cudaSetDevice(g), "device");
       void* arguments[] = {&mine.ranks, &blocks, &mine.calls, &count, &mine.counters, &copy};
-      must_cuda(cudaLaunchCooperativeKernel(tell_story<Sum, Rules>, dim3{mine.rank_count * blocks},
+      cuda_must(cudaLaunchCooperativeKernel(tell_story<Sum, Rules>, dim3{mine.rank_count * blocks},
                                             dim3{story_threads}, arguments, 0, nullptr),
                 "launch");
     }
     std::uint64_t wrong = 0;
     for (int g = 0; g < gpus_; ++g) {
-      must_cuda(cudaSetDevice(g), "device");
-      must_cuda(cudaDeviceSynchronize(), "story");
+      cuda_must(cudaSetDevice(g), "device");
+      cuda_must(cudaDeviceSynchronize(), "story");
     }
     for (std::size_t r = 0; r < ranks_.size(); ++r) {
       std::uint64_t found[6];
-      must_cuda(cudaMemcpy(found, ranks_[r].wrong, sizeof found, cudaMemcpyDeviceToHost), "found");
+      cuda_must(cudaMemcpy(found, ranks_[r].wrong, sizeof found, cudaMemcpyDeviceToHost), "found");
       wrong += found[0];
       if (found[0] != 0)
         MESSAGE("rank ", r, ": ", found[0], " wrong, first in call ", found[1] % 1'000'000,
@@ -232,11 +226,11 @@ public:
   [[nodiscard]] const dg::peer_layout& layout() const { return layout_; }
 
 private:
-  void on(std::size_t r) { must_cuda(cudaSetDevice(static_cast<int>(r) % gpus_), "device"); }
+  void on(std::size_t r) { cuda_must(cudaSetDevice(static_cast<int>(r) % gpus_), "device"); }
   template <class T>
   const T* upload(std::vector<device_bytes>& lists, const std::vector<T>& items) {
     lists.emplace_back(items.size() * sizeof(T));
-    must_cuda(cudaMemcpy(lists.back().get(), items.data(), items.size() * sizeof(T),
+    cuda_must(cudaMemcpy(lists.back().get(), items.data(), items.size() * sizeof(T),
                          cudaMemcpyHostToDevice),
               "list");
     return lists.back().template as<T>();
@@ -252,14 +246,14 @@ private:
 /// Peer access among the first `gpus` GPUs, both ways.
 inline void connect_gpus(int gpus) {
   for (int from = 0; from < gpus; ++from) {
-    must_cuda(cudaSetDevice(from), "device");
+    cuda_must(cudaSetDevice(from), "device");
     for (int to = 0; to < gpus; ++to) {
       if (to == from) continue;
       const cudaError_t done = cudaDeviceEnablePeerAccess(to, 0);
       if (done == cudaErrorPeerAccessAlreadyEnabled)
         (void)cudaGetLastError();
       else
-        must_cuda(done, "peer access");
+        cuda_must(done, "peer access");
     }
   }
 }

@@ -57,17 +57,6 @@ inline constexpr unsigned char untouched = 0x5a;
 
 /// The bytes of a story, by call, tensor, rank, row and column.
 struct story_bytes {
-  DPGATHER_HOST_DEVICE static std::uint64_t mixed(std::uint64_t a, std::uint64_t b, std::uint64_t c,
-                                                  std::uint64_t d) {
-    std::uint64_t state = 0x9e3779b97f4a7c15U;
-    const std::uint64_t words[] = {a, b, c, d};
-    for (const std::uint64_t word : words) {
-      state = (state ^ word) * 0xff51afd7ed558ccdU;
-      state ^= state >> 32;
-    }
-    state *= 0xc4ceb9fe1a85ec53U;
-    return state ^ (state >> 29);
-  }
   DPGATHER_HOST_DEVICE static std::uint8_t of_row(std::uint64_t key, std::int32_t tensor,
                                                   std::int32_t dp_rank, std::int64_t row,
                                                   std::uint64_t column) {
