@@ -15,13 +15,12 @@
 #include "support/command_line.hpp"
 #include "support/gpu_info.cuh"
 #include "support/json.hpp"
+#include "support/nccl_environment.cuh"
 #include "support/run_group.cuh"
 #include "support/team.hpp"
 #include "support/watchdog.hpp"
 
 #include <dpgather/dpgather.cuh>
-
-#include <nccl.h>
 
 #include <algorithm>
 #include <atomic>
@@ -137,17 +136,7 @@ int usage(const std::string& fault) {
 }
 
 void print_environment(const options& with, bench::json_writer& json) {
-  int version = 0;
-  bench::must(ncclGetVersion(&version), "ncclGetVersion");
-  std::printf("NCCL %d.%d.%d, built with %d.%d.%d\n", version / 10000, version / 100 % 100,
-              version % 100, NCCL_MAJOR, NCCL_MINOR, NCCL_PATCH);
-  const std::string multicast = bench::environment("NCCL_NVLS_ENABLE");
-  std::printf("NCCL_NVLS_ENABLE=%s: NVLink multicast is off, as it must be here\n",
-              multicast.c_str());
-  std::printf(
-      "NCCL_GRAPH_MIXING_SUPPORT=%s; NCCL takes it from the environment only: both settings "
-      "are two runs\n",
-      bench::environment("NCCL_GRAPH_MIXING_SUPPORT", "(unset, which is 1)").c_str());
+  bench::print_nccl(json);
   std::printf(
       "%d ranks, rows of %d bf16, %zu bytes; graphs of %d calls, %d replays in a sample, %d "
       "samples\n"
@@ -156,9 +145,7 @@ void print_environment(const options& with, bench::json_writer& json) {
       "inputs in turn: a buffer for each call, or as many as fill twice the L2 cache\n",
       with.shape.ranks, with.shape.hidden, with.shape.row_bytes(), with.common.calls,
       with.common.replays, with.common.samples);
-  json.field("nccl", version).field("nccl_built", NCCL_VERSION_CODE);
-  json.field("NCCL_GRAPH_MIXING_SUPPORT", bench::environment("NCCL_GRAPH_MIXING_SUPPORT"));
-  json.field("NCCL_NVLS_ENABLE", multicast).field("ranks", with.shape.ranks);
+  json.field("ranks", with.shape.ranks);
   json.field("hidden", with.shape.hidden).field("calls", with.common.calls);
   json.field("replays", with.common.replays).field("samples", with.common.samples);
 }
@@ -208,10 +195,7 @@ int main(int argc, char** argv) {
     return 77;
   }
   if (!bench::all_are_peers(with.shape.ranks)) return 77;
-  if (bench::environment("NCCL_NVLS_ENABLE") != "0") {
-    std::fprintf(stderr, "collectives: NVLink multicast must be off: set NCCL_NVLS_ENABLE=0\n");
-    return 2;
-  }
+  if (!bench::multicast_is_off("collectives")) return 2;
   std::ofstream json_file, svg_file;
   if (!opens(json_file, with.common.json)) return usage("cannot write " + with.common.json);
   if (!opens(svg_file, with.svg)) return usage("cannot write " + with.svg);

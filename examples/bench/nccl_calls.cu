@@ -11,14 +11,13 @@
 #include "support/command_line.hpp"
 #include "support/gpu_info.cuh"
 #include "support/json.hpp"
+#include "support/nccl_environment.cuh"
 #include "support/report.cuh"
 #include "support/run_group.cuh"
 #include "support/team.hpp"
 #include "support/watchdog.hpp"
 
 #include <dpgather/dpgather.cuh>
-
-#include <nccl.h>
 
 #include <atomic>
 #include <cstdint>
@@ -70,15 +69,7 @@ int usage(const std::string& fault) {
 }
 
 void print_environment(const options& with, bench::json_writer& json) {
-  int version = 0;
-  bench::must(ncclGetVersion(&version), "ncclGetVersion");
-  std::printf("NCCL %d.%d.%d, built with %d.%d.%d\n", version / 10000, version / 100 % 100,
-              version % 100, NCCL_MAJOR, NCCL_MINOR, NCCL_PATCH);
-  const std::string mixing = bench::environment("NCCL_GRAPH_MIXING_SUPPORT", "(unset, which is 1)");
-  const std::string multicast = bench::environment("NCCL_NVLS_ENABLE");
-  std::printf("NCCL_NVLS_ENABLE=%s: NVLink multicast is off, as it must be here\n",
-              multicast.c_str());
-  std::printf("NCCL_GRAPH_MIXING_SUPPORT=%s\n", mixing.c_str());
+  bench::print_nccl(json);
   std::printf("rows of %d bf16, %zu bytes; graphs of %d calls (exact: as many calls in a row), "
               "%d replays in a sample, %d samples\n"
               "microseconds per call of the slowest rank; ratio and extra us: to the method's "
@@ -86,9 +77,6 @@ void print_environment(const options& with, bench::json_writer& json) {
               "inputs in turn: a buffer for each call, or as many as fill twice the L2 cache\n",
               with.shape.hidden, with.shape.row_bytes(), with.common.calls, with.common.replays,
               with.common.samples);
-  json.field("nccl", version).field("nccl_built", NCCL_VERSION_CODE);
-  json.field("NCCL_GRAPH_MIXING_SUPPORT", bench::environment("NCCL_GRAPH_MIXING_SUPPORT"));
-  json.field("NCCL_NVLS_ENABLE", multicast);
   json.field("hidden", with.shape.hidden).field("calls", with.common.calls);
   json.field("replays", with.common.replays).field("samples", with.common.samples);
 }
@@ -120,10 +108,7 @@ int main(int argc, char** argv) {
   }
   if (with.shape.ranks > bench::most_exact_ranks)
     return usage("sums are exact for 16 GPUs at most; see CUDA_VISIBLE_DEVICES");
-  if (bench::environment("NCCL_NVLS_ENABLE") != "0") {
-    std::fprintf(stderr, "nccl_calls: NVLink multicast must be off: set NCCL_NVLS_ENABLE=0\n");
-    return 2;
-  }
+  if (!bench::multicast_is_off("nccl_calls")) return 2;
   std::ofstream file;
   if (!with.common.json.empty()) {
     file.open(with.common.json);

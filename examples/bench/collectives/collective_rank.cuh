@@ -3,11 +3,10 @@
 /// @file
 /// One rank: its GPU, stream, communicator and buffers.
 
-#include "../support/check_nccl.cuh"
 #include "../support/device_memory.cuh"
 #include "../support/device_rows.cuh"
+#include "../support/nccl_gpu.cuh"
 #include "../support/run_group.cuh"
-#include "../support/watchdog.hpp"
 #include "collective_case.hpp"
 #include "contents.hpp"
 #include "rotation.hpp"
@@ -18,11 +17,9 @@
 #include <cuda_runtime_api.h>
 #include <nccl.h>
 
-#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
-#include <thread>
 
 namespace bench {
 
@@ -64,34 +61,29 @@ class collective_rank {
 public:
   collective_rank(dg::host_communicator ranks, const collective_shape& shape,
                   std::size_t cache_bytes, team& others)
-      : shape_{shape}, rank_{ranks.rank()}, owner_{on_own_device(ranks), ranks.topology()},
-        stream_{make_stream(owner_)}, memory_{collective_buffers::bytes(shape, cache_bytes)},
+      : shape_{shape}, gpu_{ranks}, memory_{collective_buffers::bytes(shape, cache_bytes)},
         packed_memory_{collective_buffers::input_room(shape, cache_bytes)},
         counts_{sizeof collective_case::counts}, offsets_{most_ranks * sizeof(std::int64_t)},
-        window_{comm(), memory_.size(), others}, place_{others, rank_, stream_, waiter()} {
+        window_{comm(), memory_.size(), others}, place_{others, rank(), stream(), waiter()} {
     plain_ = collective_buffers::at(memory_.data(), shape, cache_bytes);
     packed_ = {packed_memory_.data(), packed_memory_.size()};
     if (has_windows()) windows_ = collective_buffers::at(window_.data(), shape, cache_bytes);
   }
   collective_rank(const collective_rank&) = delete;
   collective_rank& operator=(const collective_rank&) = delete;
-  /// Collective, when all graphs are gone: CUDA lets go of them a little later.
+  /// Collective, when all graphs are gone.
   ~collective_rank() {
-    watchdog::step("closing communicators");
-    using namespace std::chrono_literals;
-    for (int i = 0; i < 200 && owner_.world().graphs_alive() > 0; ++i)
-      std::this_thread::sleep_for(10ms);
+    gpu_.await_graphs();
     place_.meet();
     window_.close();
-    must(owner_.close(), "close");
-    (void)cudaStreamDestroy(stream_);
+    gpu_.close();
   }
 
   [[nodiscard]] const bench_place& place() const { return place_; }
   [[nodiscard]] const collective_shape& shape() const { return shape_; }
-  [[nodiscard]] std::int32_t rank() const { return rank_; }
-  [[nodiscard]] cudaStream_t stream() const { return stream_; }
-  [[nodiscard]] ncclComm_t comm() { return dg::nccl_communicator{owner_.world()}.native_handle(); }
+  [[nodiscard]] std::int32_t rank() const { return gpu_.rank(); }
+  [[nodiscard]] cudaStream_t stream() const { return gpu_.stream(); }
+  [[nodiscard]] ncclComm_t comm() { return gpu_.comm(); }
   [[nodiscard]] const row_checker& checker() const { return checker_; }
 
   /// Memory of `cudaMalloc`.
@@ -111,7 +103,7 @@ public:
   }
 
   /// Until the stream is idle; a peer that does not come is an error after 20 s.
-  void wait(const char* what) { must(owner_.world().wait(stream_, 20'000'000'000), what); }
+  void wait(const char* what) { gpu_.wait(what); }
 
   /// Inputs of gathers: payload in real rows, zeros in the others.
   void fill_for_gather(const collective_case& what, std::int32_t calls) {
@@ -119,7 +111,7 @@ public:
     const auto fill = [&](rotation& inputs) {
       inputs.cut(static_cast<std::size_t>(what.rows) * what.row_bytes(), calls);
       for (std::int32_t b = 0; b < inputs.count(); ++b)
-        write_rows(inputs.buffer(b), what.rows, what.hidden, own_rows{what, rank_, b}, stream_);
+        write_rows(inputs.buffer(b), what.rows, what.hidden, own_rows{what, rank(), b}, stream());
     };
     fill(plain_.inputs);
     if (has_windows()) fill(windows_.inputs);
@@ -132,8 +124,8 @@ public:
     const auto fill = [&](rotation& inputs, std::int64_t rows, bool packed) {
       inputs.cut(static_cast<std::size_t>(rows) * what.row_bytes(), calls);
       for (std::int32_t b = 0; b < inputs.count(); ++b)
-        write_rows(inputs.buffer(b), rows, what.hidden, partial_rows{what, rank_, b, packed},
-                   stream_);
+        write_rows(inputs.buffer(b), rows, what.hidden, partial_rows{what, rank(), b, packed},
+                   stream());
     };
     fill(plain_.inputs, what.slot_rows(), false);
     fill(packed_, what.total(), true);
@@ -143,32 +135,18 @@ public:
   }
 
 private:
-  /// Everything after this is of the rank's own device.
-  static dg::host_communicator& on_own_device(dg::host_communicator& ranks) {
-    watchdog::step("NCCL initialisation", 90);
-    must(cudaSetDevice(ranks.rank()), "cudaSetDevice");
-    return ranks;
-  }
-  static cudaStream_t make_stream(const dg::nccl_owner& owner) {
-    must(owner.check(), "NCCL");
-    cudaStream_t out = nullptr;
-    must(cudaStreamCreateWithFlags(&out, cudaStreamNonBlocking), "cudaStreamCreate");
-    return out;
-  }
   [[nodiscard]] std::function<void(const char*)> waiter() {
     return [this](const char* what) { wait(what); };
   }
   void publish(const collective_case& what) const {
     std::int64_t offsets[most_ranks]{};
     for (std::int32_t r = 0; r < what.ranks; ++r) offsets[r] = what.offset(r);
-    upload(counts_.data(), what.counts, sizeof what.counts, stream_);
-    upload(offsets_.data(), offsets, sizeof offsets, stream_);
+    upload(counts_.data(), what.counts, sizeof what.counts, stream());
+    upload(offsets_.data(), offsets, sizeof offsets, stream());
   }
 
   collective_shape shape_;
-  std::int32_t rank_;
-  dg::nccl_owner owner_;
-  cudaStream_t stream_;
+  nccl_gpu gpu_;
   device_memory memory_, packed_memory_, counts_, offsets_;
   row_checker checker_;
   symmetric_window window_;

@@ -3,11 +3,10 @@
 /// @file
 /// One rank: its GPU, stream, communicator, buffers, and one channel for each policy.
 
-#include "../support/check_nccl.cuh"
 #include "../support/device_memory.cuh"
+#include "../support/nccl_gpu.cuh"
 #include "../support/payload.hpp"
 #include "../support/run_group.cuh"
-#include "../support/watchdog.hpp"
 #include "policies.hpp"
 
 #include <dpgather/dpgather.cuh>
@@ -15,10 +14,8 @@
 #include <cuda_runtime_api.h>
 #include <nccl.h>
 
-#include <chrono>
 #include <cstddef>
 #include <cstdint>
-#include <thread>
 #include <vector>
 
 namespace bench {
@@ -42,35 +39,23 @@ class nccl_rank {
 public:
   nccl_rank(dg::host_communicator ranks, const nccl_calls_shape& shape, std::size_t cache_bytes,
             team& others)
-      : shape_{shape}, rank_{ranks.rank()}, owner_{on_own_device(ranks), ranks.topology()},
-        stream_{make_stream(owner_)}, inputs_{2 * cache_bytes + shape.most_global_bytes()},
+      : shape_{shape}, gpu_{ranks}, inputs_{2 * cache_bytes + shape.most_global_bytes()},
         global_{shape.most_global_bytes() + shape.row_bytes()}, local_{static_cast<std::size_t>(
                                                                            shape.most_rows() + 1) *
                                                                        shape.row_bytes()},
-        config_{must(shape.config(ranks.rank()), "configuration")}, leave_{owner_.world(), config_},
-        zero_{owner_.world(), config_}, summed_{owner_.world(), config_},
-        exact_{owner_.world(), config_}, place_{others, rank_, stream_,
-                                                [this](const char* what) { wait(what); }} {}
+        config_{must(shape.config(ranks.rank()), "configuration")}, leave_{gpu_.world(), config_},
+        zero_{gpu_.world(), config_}, summed_{gpu_.world(), config_}, exact_{gpu_.world(), config_},
+        place_{others, rank(), stream(), [this](const char* what) { wait(what); }} {}
   nccl_rank(const nccl_rank&) = delete;
   nccl_rank& operator=(const nccl_rank&) = delete;
-  /// Collective, when all graphs are gone: CUDA lets go of them a little later.
-  ~nccl_rank() {
-    watchdog::step("closing communicators");
-    using namespace std::chrono_literals;
-    dg::status closed = owner_.close();
-    for (int i = 0; i < 200 && closed.code == dg::errc::graphs_alive; ++i) {
-      std::this_thread::sleep_for(10ms);
-      closed = owner_.close();
-    }
-    must(closed, "close");
-    (void)cudaStreamDestroy(stream_);
-  }
+  /// Collective, when all graphs are gone.
+  ~nccl_rank() { gpu_.close(); }
 
   [[nodiscard]] const bench_place& place() const { return place_; }
   [[nodiscard]] const nccl_calls_shape& shape() const { return shape_; }
-  [[nodiscard]] std::int32_t rank() const { return rank_; }
-  [[nodiscard]] cudaStream_t stream() const { return stream_; }
-  [[nodiscard]] ncclComm_t comm() { return dg::nccl_communicator{owner_.world()}.native_handle(); }
+  [[nodiscard]] std::int32_t rank() const { return gpu_.rank(); }
+  [[nodiscard]] cudaStream_t stream() const { return gpu_.stream(); }
+  [[nodiscard]] ncclComm_t comm() { return gpu_.comm(); }
   [[nodiscard]] dg::DpGather<padded_leave>& leave() { return leave_.dp; }
   [[nodiscard]] dg::DpGather<padded_zero>& zero() { return zero_.dp; }
   [[nodiscard]] dg::DpGather<summed>& sum() { return summed_.dp; }
@@ -81,7 +66,7 @@ public:
   [[nodiscard]] std::byte* local() const { return local_.data(); }
 
   /// Until the stream is idle; a peer that does not come is an error after 20 s.
-  void wait(const char* what) { must(owner_.world().wait(stream_, 20'000'000'000), what); }
+  void wait(const char* what) { gpu_.wait(what); }
 
   /// Cuts the inputs into buffers of `rows` rows, as many as there is room and use for, and writes
   /// the payload of this rank into each. Nothing when they are so already.
@@ -92,9 +77,9 @@ public:
     input_stride_ = (bytes + 255) / 256 * 256;
     buffers_ = 0;
     while (buffers_ < calls && (buffers_ + 1u) * input_stride_ <= inputs_.size()) {
-      const std::vector<std::uint16_t> values = payload_rows(rank_, buffers_, rows, shape_.hidden);
+      const std::vector<std::uint16_t> values = payload_rows(rank(), buffers_, rows, shape_.hidden);
       upload(inputs_.data() + static_cast<std::size_t>(buffers_) * input_stride_, values.data(),
-             bytes, stream_);
+             bytes, stream());
       ++buffers_;
     }
   }
@@ -105,23 +90,8 @@ public:
   }
 
 private:
-  /// Everything after this is of the rank's own device.
-  static dg::host_communicator& on_own_device(dg::host_communicator& ranks) {
-    watchdog::step("NCCL initialisation", 90);
-    must(cudaSetDevice(ranks.rank()), "cudaSetDevice");
-    return ranks;
-  }
-  static cudaStream_t make_stream(const dg::nccl_owner& owner) {
-    must(owner.check(), "NCCL");
-    cudaStream_t out = nullptr;
-    must(cudaStreamCreateWithFlags(&out, cudaStreamNonBlocking), "cudaStreamCreate");
-    return out;
-  }
-
   nccl_calls_shape shape_;
-  std::int32_t rank_;
-  dg::nccl_owner owner_;
-  cudaStream_t stream_;
+  nccl_gpu gpu_;
   device_memory inputs_, global_, local_;
   std::size_t input_bytes_ = 0;
   std::size_t input_stride_ = 0;
