@@ -199,26 +199,29 @@ private:
     return out;
   }
 
-  /// Blocks and threads from the shape, so equal on all ranks: about two warps for four lines of an
-  /// average rank, in blocks as small as will do, since every warp of a block runs its overhead.
+  /// Blocks and threads from the shape, so equal on all ranks. In lines: four warps for what one
+  /// sends while there are enough, in small blocks, then two (see `warp_roles`), then as many as
+  /// there can be. Without: as measured on two H100 and H200, where more loads at once only queue.
   [[nodiscard]] peer_launch launch_of(bool combines, const call_shape& call,
                                       const step_plan& plan) const noexcept {
     const std::int64_t rows = (plan.global_rows + plan.dp_size - 1) / plan.dp_size;
-    const std::uint64_t lines =
-        static_cast<std::uint64_t>(rows) * layout().row_bytes[0] / (line_words(true) * 8) + 1;
+    const std::uint64_t bytes = static_cast<std::uint64_t>(rows) * layout().row_bytes[0];
+    const auto warps = static_cast<std::int64_t>(bytes / (line_words(true) * 8) / 4 + 1);
     const std::int64_t most =
         call.blocks > 0 ? std::min(call.blocks, max_peer_blocks) : max_peer_blocks;
-    const auto warps = static_cast<std::int64_t>(lines / 4 + 1); // with a line for each lane group
+    std::int64_t blocks = most;
     peer_launch out;
     out.dependent = call.dependent;
-    if (combines && rows > layout().line_rows) {
-      // Loads from peers: more of them at once only queue (measured on two H100).
-      out.threads = most < 48 ? 512 : 256;
-      out.blocks = static_cast<std::int32_t>(std::min<std::int64_t>(64, most));
-      return out;
+    if (rows > layout().line_rows) {
+      const bool many = most >= 48;
+      out.threads = many && (combines || bytes < (std::uint64_t{12} << 20)) ? 256 : 512;
+    } else if (warps <= most) {
+      out.threads = 128;
+      blocks = warps;
+    } else {
+      out.threads = warps * 3 / 2 <= most * 4 ? 128 : warps <= most * 8 ? 256 : 512;
+      blocks = (2 * warps + out.threads / 32 - 1) / (out.threads / 32);
     }
-    out.threads = warps * 3 / 2 <= most * 4 ? 128 : warps <= most * 8 ? 256 : 512;
-    const std::int64_t blocks = (2 * warps + out.threads / 32 - 1) / (out.threads / 32);
     out.blocks = static_cast<std::int32_t>(std::clamp<std::int64_t>(blocks, 1, most));
     return out;
   }

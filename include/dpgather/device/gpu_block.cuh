@@ -110,6 +110,7 @@ public:
   static constexpr int part_words = 2;     ///< 8-byte words of a line that a lane holds
   static constexpr int lines_per_warp = 4; ///< 8 lanes each
   static constexpr int lines_at_once = 2;
+  static constexpr std::uint32_t lanes = 32;
 
   __device__ gpu_block(std::uint32_t index, std::uint32_t count, const Rules& rules,
                        gpu_block_memory& memory) noexcept
@@ -191,20 +192,48 @@ public:
     return out;
   }
   __device__ void pause() const noexcept {}
+  /// Brings 128 bytes near that are about to be read.
+  __device__ static void prefetch(const std::byte* from) noexcept {
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(__cvta_generic_to_global(from)));
+  }
 
-  /// All lanes of a warp at once: 8 of them make one line, which leaves as one store.
-  __device__ void store_line(std::byte* line, const std::uint64_t (&part)[part_words],
-                             bool has) noexcept {
-    __syncwarp();
+  /// This lane's part of a line: 8 lanes make one, which leaves and comes as one store and load
+  /// where they move in step. Nothing obliges them to (`__syncwarp` brings lanes that have parted
+  /// together for its own time only), and in two stores the epoch may come before the data: seen
+  /// over NVLink, and inside one GPU. So whoever moves lines asks whether the warp has `parted`,
+  /// and takes the slow way then.
+  __device__ static void store_line(std::byte* line, const std::uint64_t (&part)[part_words],
+                                    bool has) noexcept {
     if (has) ptx::store_relaxed(line + threadIdx.x % 8 * 16, part[0], part[1]);
   }
-  __device__ void load_line(const std::byte* line, std::uint64_t (&part)[part_words]) noexcept {
-    ptx::load_relaxed(line + threadIdx.x % 8 * 16, part[0], part[1]);
+  __device__ static void load_line(const std::byte* line, std::uint64_t (&part)[part_words],
+                                   bool has) noexcept {
+    if (has) ptx::load_relaxed(line + threadIdx.x % 8 * 16, part[0], part[1]);
+  }
+  /// Whether the lanes of this warp are not all here together; no lane finds that they are then.
+  [[nodiscard]] __device__ static bool parted() noexcept {
+    if constexpr (!Rules::whole_lines) return false; // 16 bytes for themselves
+    std::uint32_t lanes_here;
+    asm volatile("activemask.b32 %0;" : "=r"(lanes_here)::"memory");
+    return lanes_here != 0xffffffffu;
+  }
+  /// All lanes of a warp, each when it comes. The lane with the epoch goes last when it stores,
+  /// first when it loads.
+  __device__ static void store_line_parted(std::byte* line, const std::uint64_t (&part)[part_words],
+                                           bool has) noexcept {
+    store_parted(line + threadIdx.x % 8 * 16, part[0], part[1], has);
+  }
+  __device__ static void load_line_parted(const std::byte* line, std::uint64_t (&part)[part_words],
+                                          bool has) noexcept {
+    const ulonglong2 both = load_parted(line + threadIdx.x % 8 * 16, has);
+    part[0] = both.x;
+    part[1] = both.y;
   }
 
   /// Rows to the same place at `receivers` peers; `publish` after a `sync` speaks of them.
-  __device__ void push(const detail::row_places<const std::byte>& from, row_range which,
-                       std::byte* const* to, std::int32_t receivers) noexcept {
+  __device__ static void push(const detail::row_places<const std::byte>& from, row_range which,
+                              std::byte* const* to, std::int32_t receivers,
+                              warp_team team) noexcept {
     if (which.count <= 0 || receivers == 0) return;
     const std::byte* const start =
         from.data + static_cast<std::uint64_t>(which.first) * from.stride;
@@ -213,17 +242,18 @@ public:
         reinterpret_cast<std::uintptr_t>(start) | reinterpret_cast<std::uintptr_t>(to[0]) | bytes;
     if (from.stride == from.row_bytes && addresses % 16 == 0) {
       const std::uint64_t words = bytes / 16;
-      if (words >= std::uint64_t{count_} * blockDim.x * 4) {
-        push_words<8>(start, words, to, receivers);
+      if (words >= std::uint64_t{team.count} * lanes * 4) {
+        push_words<8>(start, words, to, receivers, team);
       } else {
-        push_words<1>(start, words, to, receivers);
+        push_words<1>(start, words, to, receivers, team);
       }
       return;
     }
+    DPGATHER_ROLLED
     for (std::int32_t r = 0; r < receivers; ++r)
-      detail::move_rows(from, which.first,
-                        detail::row_places<std::byte>{to[r], from.row_bytes, from.row_bytes}, 0,
-                        which.count, worker());
+      detail::move_rows_apart(start, from.stride, to[r], from.row_bytes, which.count,
+                              worker_id{std::uint64_t{team.index} * lanes + threadIdx.x % lanes,
+                                        std::uint64_t{team.count} * lanes});
   }
 
   /// Sums rows that peers hold; false when they are not aligned for it, and nothing was done.
@@ -248,8 +278,24 @@ public:
   }
 
 private:
-  [[nodiscard]] __device__ worker_id worker() const noexcept {
-    return {std::uint64_t{index_} * blockDim.x + threadIdx.x, std::uint64_t{count_} * blockDim.x};
+  [[nodiscard]] __device__ static bool has_epoch() noexcept { return threadIdx.x % 8 == 7; }
+  __device__ __noinline__ static void store_parted(std::byte* to, std::uint64_t a, std::uint64_t b,
+                                                   bool has) noexcept {
+    if (has && !has_epoch()) ptx::store_relaxed(to, a, b);
+    __syncwarp();
+    if (!has || !has_epoch()) return;
+    __threadfence_system();
+    ptx::store_relaxed(to, a, b);
+  }
+  /// By value: a reference would keep the parts in memory.
+  [[nodiscard]] __device__ __noinline__ static ulonglong2 load_parted(const std::byte* from,
+                                                                      bool has) noexcept {
+    std::uint64_t a = 0, b = 0;
+    if (has && has_epoch()) ptx::load_relaxed(from, a, b);
+    __threadfence_system();
+    __syncwarp();
+    if (has && !has_epoch()) ptx::load_relaxed(from, a, b);
+    return {a, b};
   }
   [[nodiscard]] __device__ static std::uint64_t packed(const peer_flag& flag) noexcept {
     return std::uint64_t{flag.rows} | (std::uint64_t{flag.shape} << 32);
@@ -260,11 +306,13 @@ private:
   }
 
   template <int AtOnce>
-  __device__ void push_words(const std::byte* from, std::uint64_t words, std::byte* const* to,
-                             std::int32_t receivers) noexcept {
-    const std::uint64_t lane = threadIdx.x % 32;
-    for (std::uint64_t base = std::uint64_t{warp()} * 32 * AtOnce; base < words;
-         base += std::uint64_t{warps()} * 32 * AtOnce) {
+  __device__ static void push_words(const std::byte* from, std::uint64_t words,
+                                    std::byte* const* to, std::int32_t receivers,
+                                    warp_team team) noexcept {
+    const std::uint64_t lane = threadIdx.x % lanes;
+    DPGATHER_ROLLED
+    for (std::uint64_t base = std::uint64_t{team.index} * lanes * AtOnce; base < words;
+         base += std::uint64_t{team.count} * lanes * AtOnce) {
       ptx::words4 held[AtOnce];
 #pragma unroll
       for (int u = 0; u < AtOnce; ++u) {

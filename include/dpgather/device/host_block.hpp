@@ -27,6 +27,7 @@ public:
   static constexpr int part_words = 16;
   static constexpr int lines_per_warp = 1;
   static constexpr int lines_at_once = 2;
+  static constexpr std::uint32_t lanes = 1;
 
   /// `clock` gives the time of deadlines, in nanoseconds; `table` is this block's alone.
   host_block(std::uint32_t index, std::uint32_t count, wait_clock& clock, peer_table& table,
@@ -93,6 +94,7 @@ public:
     return static_cast<std::uint64_t>(clock_.now_ns());
   }
   static void pause() noexcept { std::this_thread::yield(); }
+  static void prefetch(const std::byte*) noexcept {}
 
   static void store_line(std::byte* line, const std::uint64_t (&part)[part_words],
                          bool has) noexcept {
@@ -106,7 +108,9 @@ public:
       std::atomic_ref{words[last]}.store(part[last], std::memory_order_release);
     }
   }
-  static void load_line(const std::byte* line, std::uint64_t (&part)[part_words]) noexcept {
+  static void load_line(const std::byte* line, std::uint64_t (&part)[part_words],
+                        bool has) noexcept {
+    if (!has) return;
     auto* const words = const_cast<std::uint64_t*>(reinterpret_cast<const std::uint64_t*>(line));
     constexpr std::size_t group = Rules::whole_lines ? part_words : 2;
     for (std::size_t first = 0; first < part_words; first += group) {
@@ -117,12 +121,16 @@ public:
     }
   }
 
-  void push(const detail::row_places<const std::byte>& from, row_range which, std::byte* const* to,
-            std::int32_t receivers) noexcept {
+  [[nodiscard]] static constexpr bool parted() noexcept { return false; }
+  static void store_line_parted(std::byte*, const std::uint64_t (&)[part_words], bool) noexcept {}
+  static void load_line_parted(const std::byte*, std::uint64_t (&)[part_words], bool) noexcept {}
+
+  static void push(const detail::row_places<const std::byte>& from, row_range which,
+                   std::byte* const* to, std::int32_t receivers, warp_team team) noexcept {
     for (std::int32_t r = 0; r < receivers; ++r)
       detail::move_rows(from, which.first,
                         detail::row_places<std::byte>{to[r], from.row_bytes, from.row_bytes}, 0,
-                        which.count, worker_id{index_, count_});
+                        which.count, worker_id{team.index, team.count});
   }
   template <class Sum>
   [[nodiscard]] static bool pull(const std::byte* const*, std::int32_t,

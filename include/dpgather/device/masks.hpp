@@ -9,6 +9,7 @@
 #include <dpgather/placement.hpp>
 
 #include <cstdint>
+#include <type_traits>
 
 namespace dpgather::inline v0 {
 
@@ -32,32 +33,42 @@ struct row_masks {
   [[nodiscard]] std::uint64_t words() const noexcept {
     return static_cast<std::uint64_t>(places.global_rows());
   }
-  /// A worker for each row, and one for each 32 bits, so that no bit has two writers.
   DPGATHER_HOST_DEVICE void operator()(std::uint32_t, worker_id worker) const noexcept {
-    const std::int64_t rows = places.global_rows();
-    const auto first = static_cast<std::int64_t>(worker.index);
-    const auto step = static_cast<std::int64_t>(worker.count);
+    write(places, worker);
+  }
+  /// A worker for each row, and one for each 32 bits, so that no bit has two writers. `where`: a
+  /// `placement`, or what answers like one.
+  template <class Places>
+  DPGATHER_HOST_DEVICE void write(const Places& where, worker_id worker) const noexcept {
+    const auto rows = where.global_rows();
+    using row_index = std::remove_const_t<decltype(rows)>;
+    const auto first = static_cast<row_index>(worker.index);
+    const auto step = static_cast<row_index>(worker.count);
     if (sources != nullptr || topk_ids != nullptr || topk_weights != nullptr) {
-      for (std::int64_t row = first; row < rows; row += step) {
-        const std::int32_t owner = places.owner(row);
+      DPGATHER_ROLLED
+      for (row_index row = first; row < rows; row += step) {
+        const std::int32_t owner = where.owner(row);
         if (owner < 0) mask_experts(row);
         if (sources != nullptr)
           sources[row] =
               owner < 0 ? row_source{}
-                        : row_source{owner, static_cast<std::int32_t>(row - places.offset(owner))};
+                        : row_source{owner, static_cast<std::int32_t>(row - where.offset(owner))};
       }
     }
     if (pad_bits == nullptr) return;
-    for (std::int64_t group = first; group * 32 < rows; group += step)
-      pad_bits[group] = pad_bits_of(group * 32, rows - group * 32 < 32 ? rows : group * 32 + 32);
+    DPGATHER_ROLLED
+    for (row_index group = first; group < rows / 32 + (rows % 32 != 0 ? 1 : 0); group += step)
+      pad_bits[group] =
+          pad_bits_of(where, group * 32, rows - group * 32 < 32 ? rows : group * 32 + 32);
   }
 
 private:
   /// Bits of the rows `begin` to `end`, at most 32: set where a tail has them.
-  [[nodiscard]] DPGATHER_HOST_DEVICE std::uint32_t pad_bits_of(std::int64_t begin,
-                                                               std::int64_t end) const noexcept {
+  template <class Places, class Row>
+  [[nodiscard]] DPGATHER_HOST_DEVICE static std::uint32_t pad_bits_of(const Places& where,
+                                                                      Row begin, Row end) noexcept {
     std::uint32_t bits = 0;
-    places.for_each_tail([&](row_range tail) noexcept {
+    where.for_each_tail([&](row_range tail) noexcept {
       const std::int64_t from = tail.first > begin ? tail.first : begin;
       const std::int64_t to = tail.first + tail.count < end ? tail.first + tail.count : end;
       if (from >= to) return;

@@ -46,10 +46,7 @@ struct peer_combine {
     // 1. Counts, which the gather before has told, and whose rows lie where.
     const std::uint64_t used[2] = {block.word(&state.input_used[0]),
                                    block.word(&state.input_used[1])};
-    DPGATHER_ROLLED
-    for (auto d = static_cast<std::int32_t>(block.thread()); d < rows.dp_size;
-         d += static_cast<std::int32_t>(block.threads()))
-      table.rows[d] = block.word(&rows.live->rows[d]);
+    rows.read_counts(block);
     const std::int32_t which =
         choose_input(input, rows.lane.layout.input_count, used[0], call.epoch());
     (void)call.began_poisoned();
@@ -69,11 +66,14 @@ struct peer_combine {
     call.expect(table.digest);
     const bool lines = table.share[own].lines;
 
-    // 2. Addends out, to those who have few rows.
+    // 2. Addends out, to those who have few rows. Sums begin with the first warps, so the last ones
+    // send.
+    const warp_roles roles = rows.roles_of(block, table);
+    const bool sends = !roles.apart || block.warps() - 1 - block.warp() < roles.line_warps;
     const std::uint32_t row_bytes = rows.lane.layout.row_bytes[0];
     const std::uint64_t inputs = rows.lane.layout.inputs[which];
     DPGATHER_ROLLED
-    for (std::int32_t i = 1; i < rows.lane.ranks(); ++i) {
+    for (std::int32_t i = 1; sends && i < rows.lane.ranks(); ++i) {
       const std::int32_t r = rows.lane.neighbour(i);
       const peer_share& share = table.share[r];
       if (!share.lines) continue;
@@ -81,44 +81,36 @@ struct peer_combine {
       const std::uint32_t count = lines_for<Block>(bytes);
       const row_words<const std::byte> addends{rows.place(own, inputs, 0, share), row_bytes, bytes};
       const auto deliver = [&](auto store) { store(rows.lines(r, call.slot(), own, 0)); };
-      send_lines(block, call.epoch(), count, addends, deliver);
+      send_lines<line_order::last_warps>(block, call.epoch(), count, addends, deliver);
     }
     block.rules().at(peer_point::sent, block);
-    if (rules::fills_tails) {
-      const std::int32_t n = table.counts.rows[rows.dp_rank];
-      if (n < rows.local_rows)
-        detail::fill_rows(local, row_range{n, rows.local_rows - n}, fill, rows.worker(block));
-    }
+    if (const std::int32_t n = table.counts.rows[rows.dp_rank];
+        rules::fills_tails && n < rows.local_rows && !fill.leave && roles.has_rest(block.warp()))
+      fill_local(n, fill.bits, rows.worker(block, roles.rest(block)));
     block.rules().at(peer_point::waiting, block);
 
     // 3. The sum of this rank's share.
     bool ok = true;
+    const auto lies = [&](std::int32_t r) { // in the input of rank r
+      sum_source out;
+      out.rank = r;
+      out.data = rows.place(r, inputs, 0, table.share[own]);
+      out.row_bytes = out.stride = row_bytes;
+      return out;
+    };
     if (lines) {
-      ok = sum_share(block, call, [&](std::int32_t r) {
-        sum_source out;
-        out.rank = r;
-        if (r == own) {
-          out.data = rows.place(own, inputs, 0, table.share[own]);
-          out.row_bytes = row_bytes;
-          out.stride = row_bytes;
-        } else {
+      if (roles.has_lines(block.warp()))
+        ok = sum_share(block, call, [&](std::int32_t r) {
+          if (r == own) return lies(r);
+          sum_source out;
+          out.rank = r;
           out.lines = rows.lines(own, call.slot(), r, 0);
-        }
-        return out;
-      });
+          return out;
+        });
     } else {
       call.wait_headers(true, [](std::int32_t, const peer_flag&) {});
       if (block.sync_or(call.failed())) return empty(block);
-      if (rows.tp_size > 1 || !pull(block, inputs)) {
-        ok = sum_share(block, call, [&](std::int32_t r) {
-          sum_source out;
-          out.rank = r;
-          out.data = rows.place(r, inputs, 0, table.share[own]);
-          out.row_bytes = row_bytes;
-          out.stride = row_bytes;
-          return out;
-        });
-      }
+      if (rows.tp_size > 1 || !pull(block, inputs)) ok = sum_share(block, call, lies);
     }
 
     // 4. The shares of the attention-TP peers.
@@ -180,10 +172,16 @@ private:
                                                    deliver);
   }
 
+  /// The local rows behind the first `n`.
+  DPGATHER_HOST_DEVICE void fill_local(std::int32_t n, std::uint64_t bits,
+                                       worker_id worker) const noexcept {
+    detail::fill_rows_apart(local.data + static_cast<std::uint64_t>(n) * local.stride,
+                            local.row_bytes, local.stride, rows.local_rows - n, bits, worker);
+  }
   /// After an error: zeros, which no router crashes on.
   template <class Block>
-  DPGATHER_HOST_DEVICE void empty(Block& block) const noexcept {
-    detail::fill_rows(local, row_range{0, rows.local_rows}, fill_word{}, rows.worker(block));
+  DPGATHER_HOST_DEVICE __attribute__((noinline)) void empty(Block block) const noexcept {
+    fill_local(0, 0, rows.worker(block));
   }
 };
 

@@ -48,10 +48,14 @@ struct peer_gather {
     // used.
     const std::uint64_t used = block.word(&call.state().view_used);
     const std::int32_t mine = block.word(&rows.live->rows[rows.dp_rank]);
-    DPGATHER_ROLLED
-    for (auto d = static_cast<std::int32_t>(block.thread()); !exchanged && d < rows.dp_size;
-         d += static_cast<std::int32_t>(block.threads()))
-      table.rows[d] = block.word(&rows.live->rows[d]);
+    if (!exchanged) rows.read_counts(block);
+    // A hint, before anybody knows how many rows there are: what this warp is the first to send.
+    const std::uint64_t ahead = std::uint64_t{block.warp()} * Block::lines_per_warp *
+                                    (line_words(Block::rules_type::whole_lines) * 8) +
+                                block.thread() % Block::lanes * 128;
+    if (!owes_sum && block.thread() % Block::lanes <= Block::lines_per_warp &&
+        ahead < static_cast<std::uint32_t>(rows.local_rows) * local[0].row_bytes)
+      block.prefetch(local[0].data + ahead);
     const peer_share share = rows.share_of(rows.fits(mine) ? mine : 0, rows.tp_rank);
     if (!block.any(call.began_poisoned())) {
       if (exchanged) call.send_headers(static_cast<std::uint32_t>(mine), false);
@@ -107,22 +111,23 @@ struct peer_gather {
     block.rules().at(peer_point::published, block);
 
     // 5. What is nobody else's: own rows, tails, masks.
-    if constexpr (!owes_sum) copy_own(block);
-    if (rules::fills_tails) fill_view_tails(block);
-    if (writes_masks) {
-      row_masks all = masks;
-      all.places = rows.places.with(table.counts);
-      // From the other end: the last threads of a small call have no lines.
-      const worker_id me = rows.worker(block);
-      all(0, worker_id{me.count - 1 - me.index, me.count});
+    const warp_roles roles = rows.roles_of(block, table);
+    if (roles.has_rest(block.warp())) {
+      const warp_team team = roles.rest(block);
+      if constexpr (!owes_sum) copy_own(block, team);
+      if (rules::fills_tails) fill_view_tails(block, team);
+      // Masks by those that have no rows, if there are any.
+      const warp_team other{(team.index + team.count / 2) % team.count, team.count};
+      if (writes_masks) masks.write(rows.places_of(table), rows.worker(block, other));
     }
     if (block.block() == 0 && rows.source != counts_kind::agreed) tell_counts(block);
     block.rules().at(peer_point::waiting, block);
 
     // 6. Rows in.
     bool stored = false;
+    const bool receives = roles.has_lines(block.warp());
     DPGATHER_ROLLED
-    for (std::int32_t i = 1; ok && i < rows.lane.ranks(); ++i) {
+    for (std::int32_t i = 1; receives && ok && i < rows.lane.ranks(); ++i) {
       const std::int32_t r = rows.lane.neighbour(i);
       if (!brings(r)) continue;
       if (!table.share[r].lines) {
@@ -192,36 +197,38 @@ private:
       const std::int32_t r = rows.lane.neighbour(i);
       if (brings(r)) to[receivers++] = rows.place(r, rows.lane.layout.views[t], t, share);
     }
-    block.push(local[t], row_range{share.first, share.count}, to, receivers);
+    block.push(local[t], row_range{share.first, share.count}, to, receivers,
+               warp_team{block.warp(), block.warps()});
   }
 
   /// This rank's own rows; all of its data-parallel rank's, which every attention-TP peer has.
   template <class Block>
-  DPGATHER_HOST_DEVICE void copy_own(Block& block) const noexcept {
+  DPGATHER_HOST_DEVICE void copy_own(Block& block, warp_team team) const noexcept {
     const peer_table& table = block.table();
     DPGATHER_ROLLED
     for (std::int32_t t = 0; t < tensors; ++t) {
       std::byte* const to =
           rows.place(rows.lane.rank(), rows.lane.layout.views[t], t, table.share[rows.tp_peer(0)]);
       if (to != local[t].data)
-        block.push(local[t], row_range{0, table.counts.rows[rows.dp_rank]}, &to, 1);
+        block.push(local[t], row_range{0, table.counts.rows[rows.dp_rank]}, &to, 1, team);
     }
   }
 
   template <class Block>
-  DPGATHER_HOST_DEVICE void fill_view_tails(Block& block) const noexcept {
-    const placement now = rows.places.with(block.table().counts);
-    now.for_each_tail([&](row_range tail) noexcept {
-      if (tail.count <= 0) return;
+  DPGATHER_HOST_DEVICE void fill_view_tails(Block& block, warp_team team) const noexcept {
+    rows.places_of(block.table()).for_each_tail([&](row_range tail) noexcept {
+      DPGATHER_ROLLED
       for (std::int32_t t = 0; t < tensors; ++t)
-        detail::fill_rows(view(t), tail, fill[t], rows.worker(block));
+        if (!fill[t].leave) fill_view(t, tail, fill[t].bits, rows.worker(block, team));
     });
   }
-  /// A tensor's global rows.
-  [[nodiscard]] DPGATHER_HOST_DEVICE detail::row_places<std::byte>
-  view(std::int32_t t) const noexcept {
-    const std::uint32_t row_bytes = rows.lane.layout.row_bytes[t];
-    return {rows.lane.mine(rows.lane.layout.views[t]), row_bytes, row_bytes};
+  /// Global rows of a tensor.
+  DPGATHER_HOST_DEVICE void fill_view(std::int32_t t, row_range which, std::uint64_t bits,
+                                      worker_id worker) const noexcept {
+    const std::uint64_t row_bytes = rows.lane.layout.row_bytes[t];
+    detail::fill_rows_apart(rows.lane.mine(rows.lane.layout.views[t]) +
+                                static_cast<std::uint64_t>(which.first) * row_bytes,
+                            row_bytes, row_bytes, which.count, bits, worker);
   }
 
   /// Partial rows: each attention-TP rank adds up its share of them and sends the sums.
@@ -233,9 +240,9 @@ private:
     for (std::int32_t i = 1; i < rows.tp_size; ++i) {
       const std::int32_t r = rows.tp_peer(rows.tp_neighbour(i));
       const peer_share& share = table.share[r];
-      send_lines<1>(block, call.epoch(), lines_for<Block>(rows.bytes(0, share.count)),
-                    local_share(share, 0),
-                    [&](auto store) { store(rows.tp_lines(r, call.slot(), rows.tp_rank)); });
+      send_lines<1, line_order::first_warps>(
+          block, call.epoch(), lines_for<Block>(rows.bytes(0, share.count)), local_share(share, 0),
+          [&](auto store) { store(rows.tp_lines(r, call.slot(), rows.tp_rank)); });
     }
     const peer_share& mine = table.share[own];
     const std::uint32_t row_bytes = rows.lane.layout.row_bytes[0];
@@ -291,7 +298,7 @@ private:
   /// After an error: no rows, and zeros where the FFN would read some (not NaN: routers crash). In
   /// the very call that failed other blocks may have brought rows, or left older ones.
   template <class Block>
-  DPGATHER_HOST_DEVICE void empty(Block& block) const noexcept {
+  DPGATHER_HOST_DEVICE __attribute__((noinline)) void empty(Block block) const noexcept {
     const auto ranks = static_cast<std::uint32_t>(rows.dp_size);
     DPGATHER_ROLLED
     for (std::uint32_t d = block.thread(); d <= ranks; d += block.threads()) {
@@ -299,9 +306,9 @@ private:
       block.set(&rows.live->offset[d], std::int64_t{0});
       if (d == ranks) block.set(&rows.live->total, std::int64_t{0});
     }
+    DPGATHER_ROLLED
     for (std::int32_t t = 0; t < tensors; ++t)
-      detail::fill_rows(view(t), row_range{0, rows.places.global_rows()}, fill_word{},
-                        rows.worker(block));
+      fill_view(t, row_range{0, rows.global_rows}, 0, rows.worker(block));
   }
 };
 

@@ -72,21 +72,28 @@ struct line_batch {
   std::uint64_t word[Lines][part_words];
 };
 
-/// Which lines a warp has in hand, of how many, and which words of them are this lane's.
+/// Which lines a warp has in hand, of how many, and which words of them are this lane's. They lie
+/// far apart, so that few lines are spread over all warps and many hide each other's latency.
 template <class Block, int Lines>
 class line_window {
 public:
   static constexpr int part_words = Block::part_words;
   static constexpr bool whole = Block::rules_type::whole_lines;
 
-  DPGATHER_HOST_DEVICE line_window(const Block& block, std::uint32_t base,
+  DPGATHER_HOST_DEVICE line_window(const Block& block, std::uint32_t base, std::uint32_t apart,
                                    std::uint32_t lines) noexcept
-      : first_{base + block.line_in_warp()}, lines_{lines}, part_{block.first_part()} {}
+      : first_{base + block.line_in_warp()}, apart_{apart}, lines_{lines},
+        part_{block.first_part()} {}
 
   [[nodiscard]] DPGATHER_HOST_DEVICE std::uint32_t line(int u) const noexcept {
-    return first_ + static_cast<std::uint32_t>(u * Block::lines_per_warp);
+    return first_ + static_cast<std::uint32_t>(u) * apart_;
   }
   [[nodiscard]] DPGATHER_HOST_DEVICE bool has(int u) const noexcept { return line(u) < lines_; }
+  /// Its place among the lines at `first`.
+  template <class Byte>
+  [[nodiscard]] DPGATHER_HOST_DEVICE Byte* place(Byte* first, int u) const noexcept {
+    return first + std::uint64_t{line(u)} * line_bytes;
+  }
   /// Whether this lane's word `i` is the epoch.
   [[nodiscard]] DPGATHER_HOST_DEVICE bool is_epoch(int i) const noexcept {
     const std::uint32_t at = part_ + static_cast<std::uint32_t>(i);
@@ -105,18 +112,23 @@ public:
   }
 
 private:
-  std::uint32_t first_, lines_, part_;
+  std::uint32_t first_, apart_, lines_, part_;
 };
 
+/// Which warps take the first lines: two jobs that begin at different ends run side by side where
+/// there are fewer lines than warps.
+enum class line_order : bool { first_warps, last_warps };
+
 /// Calls `visit(line_window)` for all windows of this warp. All lanes of a warp take every turn.
-template <int Lines, class Block, class Visit>
+template <int Lines, line_order Order = line_order::first_warps, class Block, class Visit>
 DPGATHER_HOST_DEVICE void for_each_window(const Block& block, std::uint32_t lines,
                                           Visit visit) noexcept {
-  constexpr std::uint32_t turn = Block::lines_per_warp * Lines;
-  const std::uint32_t stride = block.warps() * turn;
+  const std::uint32_t apart = block.warps() * Block::lines_per_warp;
+  const std::uint32_t warp =
+      Order == line_order::first_warps ? block.warp() : block.warps() - 1 - block.warp();
   DPGATHER_ROLLED
-  for (std::uint32_t base = block.warp() * turn; base < lines; base += stride)
-    visit(line_window<Block, Lines>{block, base, lines});
+  for (std::uint32_t base = warp * Block::lines_per_warp; base < lines; base += apart * Lines)
+    visit(line_window<Block, Lines>{block, base, apart, lines});
 }
 
 /// Lines for so many bytes of data.
@@ -125,8 +137,8 @@ template <class Block>
   return lines_of(bytes, Block::rules_type::whole_lines);
 }
 
-/// Whether so many lines are few: one for each lane group, so that all blocks take part; otherwise
-/// several at once hide each other's latency.
+/// Whether so many lines are few: no warp has more than it holds at once. Then code for one at a
+/// time is shorter; otherwise several at once hide each other's latency.
 template <class Block>
 [[nodiscard]] DPGATHER_HOST_DEVICE bool are_few(const Block& block, std::uint32_t lines) noexcept {
   return lines <= block.warps() * Block::lines_per_warp;
@@ -146,25 +158,38 @@ template <int Lines, class Block>
 DPGATHER_HOST_DEVICE void store_batch(Block& block, const line_window<Block, Lines>& window,
                                       const line_batch<Block, Lines>& batch,
                                       std::byte* to) noexcept {
+  if (block.parted()) {
+    for (int u = 0; u < Lines; ++u)
+      block.store_line_parted(window.place(to, u), batch.word[u], window.has(u));
+    return;
+  }
   for (int u = 0; u < Lines; ++u)
-    block.store_line(to + std::uint64_t{window.line(u)} * line_bytes, batch.word[u], window.has(u));
+    block.store_line(window.place(to, u), batch.word[u], window.has(u));
 }
 
-/// Looks at the lines at `from`; whether all of this lane's are of the epoch.
+/// Looks at the lines at `from`; whether all of this lane's are of the epoch. `parted`: whether the
+/// lanes of a line may have looked one after the other.
 template <int Lines, class Block>
 [[nodiscard]] DPGATHER_HOST_DEVICE bool
 load_batch(Block& block, const line_window<Block, Lines>& window, line_batch<Block, Lines>& batch,
-           const std::byte* from, std::uint64_t epoch) noexcept {
+           const std::byte* from, std::uint64_t epoch, bool& parted) noexcept {
   bool here = true;
-  for (int u = 0; u < Lines; ++u) {
-    if (window.has(u))
-      block.load_line(from + std::uint64_t{window.line(u)} * line_bytes, batch.word[u]);
-  }
+  parted = parted || block.parted();
+  for (int u = 0; u < Lines; ++u)
+    block.load_line(window.place(from, u), batch.word[u], window.has(u));
   for (int u = 0; u < Lines; ++u) {
     for (int i = 0; i < Block::part_words; ++i)
       here = here && (!window.has(u) || !window.is_epoch(i) || batch.word[u][i] == epoch);
   }
   return here;
+}
+/// Reads again, in order, lines that have come.
+template <int Lines, class Block>
+DPGATHER_HOST_DEVICE void load_parted_batch(Block& block, const line_window<Block, Lines>& window,
+                                            line_batch<Block, Lines>& batch,
+                                            const std::byte* from) noexcept {
+  for (int u = 0; u < Lines; ++u)
+    block.load_line_parted(window.place(from, u), batch.word[u], window.has(u));
 }
 
 /// Fills a batch with words of rows, and the epoch behind them.
@@ -179,11 +204,11 @@ DPGATHER_HOST_DEVICE void read_batch(const line_window<Block, Lines>& window,
 
 /// Sends rows in lines. `deliver(store)` calls `store(lines)` with the place of the first line at
 /// each receiver.
-template <int Lines, class Block, class Deliver>
+template <int Lines, line_order Order, class Block, class Deliver>
 DPGATHER_HOST_DEVICE void send_lines(Block& block, std::uint64_t epoch, std::uint32_t lines,
                                      const row_words<const std::byte>& rows,
                                      Deliver deliver) noexcept {
-  for_each_window<Lines>(block, lines, [&](const line_window<Block, Lines>& window) {
+  for_each_window<Lines, Order>(block, lines, [&](const line_window<Block, Lines>& window) {
     line_batch<Block, Lines> batch;
     read_batch(window, batch, rows, epoch);
     deliver([&](std::byte* to) { store_batch(block, window, batch, to); });
@@ -191,14 +216,14 @@ DPGATHER_HOST_DEVICE void send_lines(Block& block, std::uint64_t epoch, std::uin
 }
 
 /// The same, as many at once as pay.
-template <class Block, class Deliver>
+template <line_order Order = line_order::first_warps, class Block, class Deliver>
 DPGATHER_HOST_DEVICE void send_lines(Block& block, std::uint64_t epoch, std::uint32_t lines,
                                      const row_words<const std::byte>& rows,
                                      Deliver deliver) noexcept {
   if (are_few(block, lines)) {
-    send_lines<1>(block, epoch, lines, rows, deliver);
+    send_lines<1, Order>(block, epoch, lines, rows, deliver);
   } else {
-    send_lines<Block::lines_at_once>(block, epoch, lines, rows, deliver);
+    send_lines<Block::lines_at_once, Order>(block, epoch, lines, rows, deliver);
   }
 }
 
@@ -212,10 +237,12 @@ receive_lines(Block& block, peer_call<Block>& call, std::int32_t peer, std::uint
   for_each_window<Lines>(block, lines, [&](const line_window<Block, Lines>& window) {
     if (!ok) return;
     line_batch<Block, Lines> batch;
+    bool parted = false;
     ok = call.wait_together(peer, peer_point::received, [&] {
-      return block.all(load_batch(block, window, batch, from, call.epoch()));
+      return block.all(load_batch(block, window, batch, from, call.epoch(), parted));
     });
     if (!ok) return;
+    if (block.any(parted)) load_parted_batch(block, window, batch, from);
     window.for_each_word(rows.words(),
                          [&](int u, int i, std::uint32_t w) { rows.put(w, batch.word[u][i]); });
   });
@@ -263,19 +290,27 @@ sum_lines(Block& block, peer_call<Block>& call, std::uint32_t lines, std::uint32
                      call.epoch());
       }
       std::int32_t late = source(first).rank;
-      return call.wait_together(late, peer_point::received, [&] {
+      bool parted = false;
+      const bool came = call.wait_together(late, peer_point::received, [&] {
         bool here = true;
         for (int k = 0; k < AtOnce; ++k) {
           if (first + k >= sources) continue;
           const sum_source from = source(first + k);
           if (from.lines == nullptr) continue;
-          if (!load_batch(block, window, batch[k], from.lines, call.epoch())) {
+          if (!load_batch(block, window, batch[k], from.lines, call.epoch(), parted)) {
             here = false;
             late = from.rank;
           }
         }
         return block.all(here);
       });
+      if (!came || !block.any(parted)) return came;
+      for (int k = 0; k < AtOnce; ++k) {
+        if (first + k >= sources) continue;
+        const sum_source from = source(first + k);
+        if (from.lines != nullptr) load_parted_batch(block, window, batch[k], from.lines);
+      }
+      return true;
     };
     line_batch<Block, Lines> sums;
     stamp(window, sums, call.epoch());

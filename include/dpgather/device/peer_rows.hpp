@@ -35,12 +35,76 @@ struct peer_table {
   count_set counts;                  ///< the same with offsets
   peer_share share[max_peer_ranks];
   std::uint32_t digest; ///< of all counts: two ranks that differ in any know it from their headers
+  std::int32_t most;    ///< the largest share
+};
+
+/// Who does what in a call. One whose lines need no more than half of the warps gives them to the
+/// first ones and everything else to the others, side by side: a warp spends most of a small call
+/// on getting through the code, not on the wire. In other calls all warps do both.
+struct warp_roles {
+  std::uint32_t line_warps = 0;
+  bool apart = false;
+
+  [[nodiscard]] DPGATHER_HOST_DEVICE bool has_lines(std::uint32_t warp) const noexcept {
+    return !apart || warp < line_warps;
+  }
+  [[nodiscard]] DPGATHER_HOST_DEVICE bool has_rest(std::uint32_t warp) const noexcept {
+    return !apart || warp >= line_warps;
+  }
+  /// Those that do the rest, the last warp first.
+  template <class Block>
+  [[nodiscard]] DPGATHER_HOST_DEVICE warp_team rest(const Block& block) const noexcept {
+    return {block.warps() - 1 - block.warp(), block.warps() - (apart ? line_warps : 0)};
+  }
+};
+
+/// Where the rows of a table lie in a global tensor: a `placement` in 32 bits, without divisions.
+class table_places {
+public:
+  DPGATHER_HOST_DEVICE table_places(const peer_table& table, std::int32_t dp_size,
+                                    std::int32_t tp_size, std::int32_t global_rows,
+                                    std::int32_t slot_rows) noexcept
+      : table_{table}, dp_size_{dp_size}, tp_size_{tp_size}, global_rows_{global_rows},
+        slot_rows_{slot_rows} {}
+
+  [[nodiscard]] DPGATHER_HOST_DEVICE std::int32_t global_rows() const noexcept {
+    return global_rows_;
+  }
+  [[nodiscard]] DPGATHER_HOST_DEVICE std::int32_t rows(std::int32_t d) const noexcept {
+    return table_.counts.rows[d];
+  }
+  [[nodiscard]] DPGATHER_HOST_DEVICE std::int32_t offset(std::int32_t d) const noexcept {
+    return table_.share[d * tp_size_].place;
+  }
+  /// The data-parallel rank that holds global row `row`, or -1.
+  [[nodiscard]] DPGATHER_HOST_DEVICE std::int32_t owner(std::int32_t row) const noexcept {
+    std::int32_t out = -1;
+    DPGATHER_ROLLED
+    for (std::int32_t d = 0; d < dp_size_; ++d) {
+      const std::int32_t i = row - offset(d);
+      if (i >= 0 && i < rows(d)) out = d;
+    }
+    return out;
+  }
+  /// Calls `visit(row_range)` with every run of global rows that are not real.
+  template <class Visit>
+  DPGATHER_HOST_DEVICE void for_each_tail(Visit visit) const noexcept {
+    DPGATHER_ROLLED
+    for (std::int32_t d = slot_rows_ > 0 ? 0 : dp_size_ - 1; d < dp_size_; ++d) {
+      const std::int32_t first = offset(d) + rows(d);
+      const std::int32_t end = slot_rows_ > 0 ? (d + 1) * slot_rows_ : global_rows_;
+      if (first < end) visit(row_range{first, end - first});
+    }
+  }
+
+private:
+  const peer_table& table_;
+  std::int32_t dp_size_, tp_size_, global_rows_, slot_rows_;
 };
 
 /// The shape of a call over peers, and where its counts are. Trivially copyable.
 struct peer_rows {
   peer_lane lane{};
-  placement places{};        ///< of the shape
   count_set* live = nullptr; ///< the channel's, in memory that the job can read and write
   counts_kind source = counts_kind::agreed;
   std::uint32_t shape = 0;                     ///< what this rank takes the call to be
@@ -53,7 +117,6 @@ struct peer_rows {
                                                          const placement& places) noexcept {
     peer_rows out;
     out.lane = lane;
-    out.places = places.sharing_real_rows();
     out.global_rows = static_cast<std::int32_t>(places.global_rows());
     out.slot_rows = static_cast<std::int32_t>(places.slot_rows());
     out.tp_size = lane.layout.tp_size;
@@ -108,37 +171,47 @@ struct peer_rows {
   }
 
   /// Works out shares and counts from `table.rows`, entry `d * step` for data-parallel rank d, and
-  /// checks the counts against the shape. For the first lanes of one warp, which see `table.rows`;
-  /// sync after, then ask whether the call has failed.
+  /// checks the counts against the shape. The threads that do it are of one warp, which sees
+  /// `table.rows`; sync after, then ask whether the call has failed.
   template <class Block>
   DPGATHER_HOST_DEVICE void fill_table(peer_call<Block>& call, Block& block,
                                        std::int32_t step) const noexcept {
     peer_table& table = block.table();
-    DPGATHER_ROLLED
-    for (auto r = static_cast<std::int32_t>(block.thread()); r < lane.ranks();
-         r += static_cast<std::int32_t>(block.threads())) {
-      const std::int32_t d = tp_size == 1 ? r : r / tp_size;
-      const std::int32_t t = r - d * tp_size;
-      std::int32_t before = 0, all = 0, n = 0;
-      std::uint32_t digest = 0;
-      DPGATHER_ROLLED
-      for (std::int32_t i = 0; i < dp_size; ++i) {
-        const std::int32_t one = table.rows[i * step];
-        digest = (digest ^ static_cast<std::uint32_t>(one)) * 0x9e3779b1u;
-        if (i == d) before = all, n = one;
-        all += fits(one) ? one : 0;
-      }
-      peer_share share = share_of(fits(n) ? n : 0, t);
-      share.dp_rank = d;
-      share.place = (slot_rows > 0 ? d * slot_rows : before) + share.first;
-      table.share[r] = share;
-      if (r == 0) table.digest = digest ^ (digest >> 15);
-      if (t != 0) continue;
-      check_counts(call, d, n, all);
-      table.counts.rows[d] = n;
-      table.counts.offset[d] = before;
-      if (d == dp_size - 1) table.counts.offset[dp_size] = table.counts.total = all;
+    if constexpr (Block::lanes == 1) {
+      for (std::int32_t r = 0; r < lane.ranks(); ++r) fill_entry(call, table, r, step);
+    } else if (const std::int32_t r = entry_of(block); r < lane.ranks()) {
+      fill_entry(call, table, r, step);
     }
+  }
+  /// The table's entry that this thread sees to: the last warp of a block, which has lines last.
+  template <class Block>
+  [[nodiscard]] DPGATHER_HOST_DEVICE static std::int32_t entry_of(const Block& block) noexcept {
+    return static_cast<std::int32_t>(block.threads() - 1 - block.thread());
+  }
+  /// Reads the counts of all data-parallel ranks, by the threads that fill the table.
+  template <class Block>
+  DPGATHER_HOST_DEVICE void read_counts(Block& block) const noexcept {
+    DPGATHER_ROLLED
+    for (std::int32_t d = entry_of(block); d < dp_size;
+         d += static_cast<std::int32_t>(block.threads()))
+      block.table().rows[d] = block.word(&live->rows[d]);
+  }
+  template <class Block>
+  [[nodiscard]] DPGATHER_HOST_DEVICE warp_roles roles_of(const Block& block,
+                                                         const peer_table& table) const noexcept {
+    warp_roles out;
+    if (table.most > lane.layout.line_rows) return out;
+    const std::uint32_t lines =
+        lines_of(static_cast<std::uint32_t>(table.most) * lane.layout.widest_row,
+                 Block::rules_type::whole_lines);
+    out.line_warps = (lines + Block::lines_per_warp - 1) / Block::lines_per_warp;
+    out.apart = out.line_warps * 2 <= block.warps();
+    return out;
+  }
+  /// The table's rows in a global tensor.
+  [[nodiscard]] DPGATHER_HOST_DEVICE table_places
+  places_of(const peer_table& table) const noexcept {
+    return {table, dp_size, tp_size, global_rows, slot_rows};
   }
   /// A share's first row in a tensor at offset `at` of rank `r`'s arena.
   [[nodiscard]] DPGATHER_HOST_DEVICE std::byte* place(std::int32_t r, std::uint64_t at,
@@ -172,7 +245,46 @@ struct peer_rows {
             std::uint64_t{block.blocks()} * block.threads()};
   }
 
+  /// The same among the threads of a team.
+  template <class Block>
+  [[nodiscard]] DPGATHER_HOST_DEVICE static worker_id worker(const Block& block,
+                                                             warp_team team) noexcept {
+    return {std::uint64_t{team.index} * Block::lanes + block.thread() % Block::lanes,
+            std::uint64_t{team.count} * Block::lanes};
+  }
+
 private:
+  /// Rank `r`'s part of the table.
+  template <class Block>
+  DPGATHER_HOST_DEVICE void fill_entry(peer_call<Block>& call, peer_table& table, std::int32_t r,
+                                       std::int32_t step) const noexcept {
+    const std::int32_t d = tp_size == 1 ? r : r / tp_size;
+    const std::int32_t t = r - d * tp_size;
+    std::int32_t before = 0, all = 0, n = 0, most = 0;
+    std::uint32_t digest = 0;
+    DPGATHER_ROLLED
+    for (std::int32_t i = 0; i < dp_size; ++i) {
+      const std::int32_t one = table.rows[i * step];
+      digest = (digest ^ static_cast<std::uint32_t>(one)) * 0x9e3779b1u;
+      if (i == d) before = all, n = one;
+      if (!fits(one)) continue;
+      all += one;
+      if (one > most) most = one;
+    }
+    peer_share share = share_of(fits(n) ? n : 0, t);
+    share.dp_rank = d;
+    share.place = (slot_rows > 0 ? d * slot_rows : before) + share.first;
+    table.share[r] = share;
+    if (r == 0) {
+      table.digest = digest ^ (digest >> 15);
+      table.most = tp_size == 1 ? most : (most + tp_size - 1) / tp_size;
+    }
+    if (t != 0) return;
+    check_counts(call, d, n, all);
+    table.counts.rows[d] = n;
+    table.counts.offset[d] = before;
+    if (d == dp_size - 1) table.counts.offset[dp_size] = table.counts.total = all;
+  }
   template <class Block>
   DPGATHER_HOST_DEVICE void check_counts(peer_call<Block>& call, std::int32_t d, std::int32_t n,
                                          std::int32_t all) const noexcept {

@@ -80,6 +80,21 @@ DPGATHER_HOST_DEVICE void fill_rows(const row_places<To>& to, row_range range,
   fill_runs(to.runs(range), fill.bits, worker.index, worker.count);
 }
 
+/// The same out of line, for kernels that have more urgent things to do: all word sizes and ways to
+/// share runs are thousands of instructions, around which the others would have to be fetched.
+DPGATHER_HOST_DEVICE __attribute__((noinline)) inline void
+move_rows_apart(const std::byte* from, std::uint64_t stride, std::byte* to, std::uint64_t row_bytes,
+                std::int64_t count, worker_id worker) noexcept {
+  move_rows(row_places<const std::byte>{from, row_bytes, stride}, 0,
+            row_places<std::byte>{to, row_bytes, row_bytes}, 0, count, worker);
+}
+DPGATHER_HOST_DEVICE __attribute__((noinline)) inline void
+fill_rows_apart(std::byte* to, std::uint64_t row_bytes, std::uint64_t stride, std::int64_t count,
+                std::uint64_t bits, worker_id worker) noexcept {
+  fill_runs(row_places<std::byte>{to, row_bytes, stride}.runs({0, count}), bits, worker.index,
+            worker.count);
+}
+
 } // namespace detail
 
 /// Which rows of the global tensor `place_rows` writes.

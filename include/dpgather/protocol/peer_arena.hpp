@@ -110,7 +110,8 @@ struct peer_layout {
   std::uint64_t source_bytes = 0;                 ///< from source to source, in a slot's lines
   std::uint64_t slot_bytes = 0;                   ///< from slot to slot
   std::uint64_t tp_source_bytes = 0, tp_slot_bytes = 0;
-  std::int32_t line_rows = 0; ///< a rank with more rows than that moves them without lines
+  std::int32_t line_rows = 0;   ///< a rank with more rows than that moves them without lines
+  std::uint32_t widest_row = 0; ///< the most bytes of a row of any tensor
   std::int32_t rank_rows = 0, view_rows = 0;
   std::int32_t ranks = 1, tp_size = 1, tensors = 1, input_count = 1;
 
@@ -160,6 +161,7 @@ struct peer_layout {
         static_cast<std::int32_t>(in_lines < limits.rank_rows ? in_lines : limits.rank_rows);
     for (std::int32_t t = 0; t < limits.tensors; ++t) {
       out.row_bytes[t] = static_cast<std::uint32_t>(limits.row_bytes[t]);
+      if (out.row_bytes[t] > out.widest_row) out.widest_row = out.row_bytes[t];
       out.tensor_lines[t] = out.source_bytes;
       out.source_bytes += line_bytes * lines_of(static_cast<std::uint32_t>(out.line_rows) *
                                                     static_cast<std::uint32_t>(limits.row_bytes[t]),

@@ -41,6 +41,11 @@ struct torn_line_rules : peer_rules {
   static constexpr bool whole_lines = false;
 };
 
+/// Warps of a rank that do a job together, and which of them this one is.
+struct warp_team {
+  std::uint32_t index = 0, count = 1;
+};
+
 /// One rank's block.
 ///
 /// - `thread() threads() block() blocks()`: who this thread is, of how many.
@@ -51,7 +56,10 @@ struct torn_line_rules : peer_rules {
 /// - `post(to, flag)`: stores a flag; `publish(to, flag)`: after everything that threads of this
 ///   block did before the last `sync`. `observe(from)`, `acquire(from)`: loads one; what follows an
 ///   acquired flag sees what went before its publication.
-/// - `store_line`, `load_line`: this lane's part of a line, data words and epoch.
+/// - `store_line`, `load_line`: this lane's part of a line, data words and epoch; when the lanes of
+///   a warp have `parted()`, `store_line_parted`, `load_line_parted`.
+/// - `prefetch(from)`: a hint.
+/// - `push(rows, which, to, receivers, team)`: rows to the same place at several receivers.
 /// - `word(from)`, `set(to, value)`, `take(from)`: single words.
 /// - `poison(to, value)`: a word that arrives before anything the rank does after this kernel.
 /// - `now()`: nanoseconds. `pause()`: between two looks. `rules()`: a `peer_rules`.
