@@ -18,9 +18,11 @@ namespace bench {
 /// GPUs of one benchmark: all of one NVLink domain.
 inline constexpr std::int32_t most_ranks = 8;
 
-enum class distribution : std::int32_t { equal, skewed, one };
+enum class distribution : std::int32_t { equal, skewed, one, random };
+inline constexpr distribution fixed_distributions[] = {distribution::equal, distribution::skewed,
+                                                       distribution::one};
 inline constexpr distribution all_distributions[] = {distribution::equal, distribution::skewed,
-                                                     distribution::one};
+                                                     distribution::one, distribution::random};
 
 /// As on the command line.
 [[nodiscard]] constexpr const char* name_of(distribution which) {
@@ -31,6 +33,8 @@ inline constexpr distribution all_distributions[] = {distribution::equal, distri
     return "8:1";
   case distribution::one:
     return "one";
+  case distribution::random:
+    return "random";
   }
   return "?";
 }
@@ -42,6 +46,8 @@ inline constexpr distribution all_distributions[] = {distribution::equal, distri
     return "an eighth on all ranks but the first";
   case distribution::one:
     return "none on all ranks but the first";
+  case distribution::random:
+    return "0 to that many, drawn for each replay";
   }
   return "?";
 }
@@ -54,14 +60,16 @@ struct collective_case {
   std::int32_t rows = 0; ///< most that a rank has; what a padded collective moves for each
   std::int32_t counts[most_ranks]{};
 
-  /// Nothing where the distribution is another one already: a single row has no eighth.
+  /// Nothing where the distribution is another one already: a single row has no eighth. Of random
+  /// counts: the case that has room for all of them.
   [[nodiscard]] static std::optional<collective_case> make(distribution shares, std::int32_t ranks,
                                                            std::int32_t hidden, std::int32_t rows) {
     collective_case out{shares, ranks, hidden, rows, {}};
     std::int32_t others = rows;
     if (shares == distribution::skewed) others = std::max(1, rows / 8);
     if (shares == distribution::one) others = 0;
-    if (shares != distribution::equal && others == rows) return {};
+    const bool differs = shares == distribution::skewed || shares == distribution::one;
+    if (differs && others == rows) return {};
     out.counts[0] = rows;
     for (std::int32_t r = 1; r < ranks; ++r) out.counts[r] = others;
     return out;
@@ -89,7 +97,7 @@ struct collective_case {
   [[nodiscard]] double direct_bytes() const {
     return busiest([this](std::int64_t n) { return n * (ranks - 1); });
   }
-  [[nodiscard]] std::string title(const char* operation) const {
+  [[nodiscard]] std::string title(std::string_view operation) const {
     return std::string{operation} + ", " + std::to_string(rows) + " rows, " + words_for(shares);
   }
 
@@ -103,7 +111,7 @@ private:
   }
 };
 
-/// All cases.
+/// What the cases have in common, and how large they get.
 struct collective_shape {
   std::int32_t ranks = 2;
   std::int32_t hidden = 7168;
@@ -120,7 +128,7 @@ struct collective_shape {
   }
 };
 
-/// "equal,8:1" as distributions; nothing where a word is none.
+/// "equal,8:1" as distributions; nothing where a word is none. Random counts are a section.
 [[nodiscard]] inline std::optional<std::vector<distribution>>
 distributions_of(std::string_view list) {
   std::vector<distribution> out;
@@ -128,8 +136,8 @@ distributions_of(std::string_view list) {
     const std::size_t comma = std::min(list.find(',', from), list.size());
     const std::string_view word = list.substr(from, comma - from);
     const auto* const known = std::ranges::find_if(
-        all_distributions, [word](distribution each) { return word == name_of(each); });
-    if (known == std::end(all_distributions)) return {};
+        fixed_distributions, [word](distribution each) { return word == name_of(each); });
+    if (known == std::end(fixed_distributions)) return {};
     out.push_back(*known);
     from = comma + 1;
   }

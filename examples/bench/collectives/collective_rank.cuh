@@ -10,6 +10,7 @@
 #include "collective_case.hpp"
 #include "contents.hpp"
 #include "rotation.hpp"
+#include "section_kernels.cuh"
 #include "symmetric_window.cuh"
 
 #include <dpgather/dpgather.cuh>
@@ -65,6 +66,7 @@ public:
         packed_memory_{collective_buffers::input_room(shape, cache_bytes)},
         counts_{sizeof collective_case::counts}, offsets_{most_ranks * sizeof(std::int64_t)},
         window_{comm(), memory_.size(), others}, place_{others, rank(), stream(), waiter()} {
+    load_section_kernels();
     plain_ = collective_buffers::at(memory_.data(), shape, cache_bytes);
     packed_ = {packed_memory_.data(), packed_memory_.size()};
     if (has_windows()) windows_ = collective_buffers::at(window_.data(), shape, cache_bytes);
@@ -102,6 +104,13 @@ public:
     return reinterpret_cast<const std::int64_t*>(offsets_.data());
   }
 
+  /// Writes the counts and offsets of a case, in one small kernel. Stream: ordered.
+  void write_counts_of(const collective_case& what) {
+    launch(write_counts<collective_case>, 1, most_ranks, stream(), what,
+           reinterpret_cast<std::int32_t*>(counts_.data()),
+           reinterpret_cast<std::int64_t*>(offsets_.data()));
+  }
+
   /// Until the stream is idle; a peer that does not come is an error after 20 s.
   void wait(const char* what) { gpu_.wait(what); }
 
@@ -117,6 +126,13 @@ public:
     if (has_windows()) fill(windows_.inputs);
     wait("payload");
     place_.meet();
+  }
+  /// Rows of the inputs in plain memory once more, which a method may have cleared. `what`: that of
+  /// `fill_for_gather`. Stream: ordered.
+  void rewrite_plain_rows(const collective_case& what) {
+    for (std::int32_t b = 0; b < plain_.inputs.count(); ++b)
+      write_rows(plain_.inputs.buffer(b), what.rows, what.hidden, own_rows{what, rank(), b},
+                 stream());
   }
   /// Inputs of combines, in slots and packed: likewise.
   void fill_for_combine(const collective_case& what, std::int32_t calls) {

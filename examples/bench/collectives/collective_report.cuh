@@ -5,51 +5,24 @@
 
 #include "../support/json.hpp"
 #include "../support/run_group.cuh"
-#include "../support/svg_plot.hpp"
 #include "../support/table.hpp"
 #include "../support/target.hpp"
+#include "case_result.cuh"
 #include "collective_case.hpp"
+#include "collective_plots.cuh"
+#include "goals.hpp"
+#include "peer_methods.cuh"
 
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
-#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
 
 namespace bench {
-
-/// What no collective can be faster than, as far as it was measured.
-struct floor_figures {
-  double barrier_us = 0;
-  double store_rate = 0; ///< bytes per microsecond, both ways at once, at the best number of blocks
-
-  [[nodiscard]] double us(double bytes) const { return barrier_us + quotient(bytes, store_rate); }
-};
-
-/// One case and what came of it. The first `nccl_methods` are NCCL's.
-struct case_result {
-  std::string operation; ///< "gather" or "combine"
-  collective_case what;
-  std::int32_t nccl_methods = 0;
-  std::vector<method_result> all;
-
-  [[nodiscard]] const method_result& best_nccl() const {
-    return *std::min_element(all.begin(), all.begin() + nccl_methods,
-                             [](const method_result& a, const method_result& b) {
-                               return a.measured.us.median < b.measured.us.median;
-                             });
-  }
-  /// The method of that name, or null.
-  [[nodiscard]] const method_result* find(std::string_view name) const {
-    const auto at = std::find_if(all.begin(), all.end(),
-                                 [name](const method_result& each) { return each.name == name; });
-    return at == all.end() ? nullptr : &*at;
-  }
-};
 
 /// Prints each case when it is done. `engine`: the name of the method that is called what an engine
 /// runs.
@@ -93,45 +66,52 @@ public:
   }
 
   void add(case_result one) {
+    begin(one.what.title(one.operation));
     print(one);
     write(one);
     cases_.push_back(std::move(one));
   }
+  [[nodiscard]] const std::vector<case_result>& cases() const { return cases_; }
+  [[nodiscard]] const floor_figures& floor() const { return floor_; }
+
+  /// Prints the title of what comes next.
+  void begin(const std::string& title) {
+    std::printf("\n%s\n", title.c_str());
+    goals_.begin(title);
+  }
+  /// An open list of the JSON text: one list after the other, each in one piece.
+  [[nodiscard]] json_writer& list(const char* name) {
+    if (open_ != name) {
+      if (!open_.empty()) json_.close_list();
+      json_.key(open_ = name).open_list();
+    }
+    return json_;
+  }
+  [[nodiscard]] judgements& goals() { return goals_; }
 
   /// The end of tables and JSON. Answers the JSON text.
   [[nodiscard]] const std::string& finish(bool bytes_right) {
+    if (!open_.empty()) json_.close_list();
+    goals_.finish(json_);
     std::printf("\n%s\n", bytes_right ? "all bytes are right" : "WRONG BYTES");
-    if (!cases_.empty()) json_.close_list();
     json_.field("bytes_right", bytes_right).close_object();
     return json_.text();
   }
-  /// Time and goodput over rows, a pair of plots for each operation and distribution.
   [[nodiscard]] std::string svg(const std::string& title) const {
-    std::vector<std::vector<plot>> rows;
-    for (const char* const operation : {"gather", "combine"}) {
-      for (const distribution shares : all_distributions) {
-        std::vector<plot> pair = plots(operation, shares);
-        if (!pair[0].lines.empty()) rows.push_back(std::move(pair));
-      }
-    }
-    return svg_of(title, rows);
+    return plots_of(title, cases_, floor_);
   }
 
 private:
-  [[nodiscard]] double floor_us(const case_result& one) const {
-    return floor_.us(one.what.least_bytes());
-  }
-  [[nodiscard]] static double goodput(const case_result& one, double us) {
-    return quotient(one.what.least_bytes(), us) * 1e-3; // GB/s
-  }
+  [[nodiscard]] double floor_us(const case_result& one) const { return floor_.us(one.bytes); }
 
-  void print(const case_result& one) const {
+  void print(const case_result& one) {
     std::string counts;
     for (std::int32_t r = 0; r < one.what.ranks; ++r)
       counts.append(" ").append(std::to_string(one.what.counts[r]));
-    std::printf("\n%s\n  rows of the ranks:%s; bytes: %.0f; floor: %.2f us\n",
-                one.what.title(one.operation.c_str()).c_str(), counts.c_str(),
-                one.what.least_bytes(), floor_us(one));
+    if (one.what.shares == distribution::random)
+      counts = " each 0 to " + std::to_string(one.what.rows) + ", averages below";
+    std::printf("  rows of the ranks:%s; bytes: %.0f; floor: %.2f us\n", counts.c_str(), one.bytes,
+                floor_us(one));
     const method_result* const engine = one.find(engine_);
     std::vector<std::string> head{"us per call", "median",      "min",    "max",
                                   "GB/s",        "/ best NCCL", "/ floor"};
@@ -144,7 +124,7 @@ private:
                                      fixed(us.median, 2),
                                      fixed(us.low, 2),
                                      fixed(us.high, 2),
-                                     fixed(goodput(one, us.median), 1),
+                                     fixed(one.goodput(us.median), 1),
                                      fixed(to_best_nccl(one, each), 3),
                                      fixed(quotient(us.median, floor_us(one)), 2)};
       if (engine != nullptr)
@@ -153,27 +133,44 @@ private:
       out.add(std::move(cells));
     }
     out.print(stdout);
+    judge(one);
     std::fflush(stdout); // what is done is seen, whatever comes
+  }
+  void judge(const case_result& one) {
+    const bool random = one.what.shares == distribution::random;
+    const method_result* const ours =
+        one.find(random ? peer_methods::name_one_graph : peer_methods::name);
+    if (ours == nullptr || (!random && one.what.shares != distribution::equal)) return;
+    const auto ratio = [&](const method_result& to) {
+      return fixed(quotient(ours->measured.us.median, to.measured.us.median), 3);
+    };
+    if (const target goal = goal_against_nccl(one.operation, one.what); goal.exists())
+      goals_.add("/ best NCCL", ratio(one.best_nccl()), goal, ours->measured,
+                 one.best_nccl().measured);
+    if (const method_result* const engine = one.find(engine_); engine != nullptr)
+      goals_.add("/ engine", ratio(*engine), target::time_ratio(most_of_engine), ours->measured,
+                 engine->measured);
+    if (const method_result* const told = one.find(peer_methods::name_exchanged); told != nullptr)
+      goals_.add("counts exchanged",
+                 fixed(told->measured.us.median - ours->measured.us.median, 2, true) + " us",
+                 target::extra_us(most_for_counts_us), told->measured, ours->measured);
   }
   [[nodiscard]] static double to_best_nccl(const case_result& one, const method_result& each) {
     return quotient(each.measured.us.median, one.best_nccl().measured.us.median);
-  }
-
-  /// One of NCCL's, a second time.
-  [[nodiscard]] static bool is_again(const method_result& one) {
-    return one.name.ends_with(", again");
   }
 
   void write_times(const summary& us) {
     json_.field("median_us", us.median).field("min_us", us.low).field("max_us", us.high);
   }
   void write(const case_result& one) {
-    if (cases_.empty()) json_.key("cases").open_list();
-    json_.open_object().field("operation", one.operation).field("rows", one.what.rows);
-    json_.field("distribution", name_of(one.what.shares)).key("counts").open_list();
-    for (std::int32_t r = 0; r < one.what.ranks; ++r) json_.value(one.what.counts[r]);
-    json_.close_list().field("bytes", one.what.least_bytes());
-    json_.field("direct_bytes", one.what.direct_bytes()).field("floor_us", floor_us(one));
+    list("cases").open_object().field("operation", one.operation).field("rows", one.what.rows);
+    json_.field("distribution", name_of(one.what.shares));
+    if (one.what.shares != distribution::random) {
+      json_.key("counts").open_list();
+      for (std::int32_t r = 0; r < one.what.ranks; ++r) json_.value(one.what.counts[r]);
+      json_.close_list().field("direct_bytes", one.what.direct_bytes());
+    }
+    json_.field("bytes", one.bytes).field("floor_us", floor_us(one));
     json_.field("best_nccl", one.best_nccl().name).key("methods").open_list();
     for (std::size_t m = 0; m < one.all.size(); ++m) {
       const method_result& each = one.all[m];
@@ -181,7 +178,7 @@ private:
       json_.open_object().field("method", each.name);
       json_.field("nccl", static_cast<std::int32_t>(m) < one.nccl_methods || is_again(each));
       write_times(us);
-      json_.field("goodput_gb_per_s", goodput(one, us.median));
+      json_.field("goodput_gb_per_s", one.goodput(us.median));
       json_.field("to_best_nccl", to_best_nccl(one, each));
       json_.field("to_floor", quotient(us.median, floor_us(one)));
       if (const method_result* const engine = one.find(engine_); engine != nullptr)
@@ -191,45 +188,12 @@ private:
     json_.close_list().close_object();
   }
 
-  [[nodiscard]] std::vector<plot> plots(const std::string& operation, distribution shares) const {
-    const std::string title = operation + ", rows: " + words_for(shares);
-    const char* const rows = "rows of the longest rank";
-    plot times{title, rows, "us per call", true, {}};
-    plot rates{title, rows, "goodput on exact bytes, GB/s", false, {}};
-    const auto add = [&](const std::string& name, const case_result& one, const summary& us,
-                         bool reference) {
-      const auto x = static_cast<double>(one.what.rows);
-      point_of(times, name, reference, {x, us.median, us.low, us.high});
-      point_of(rates, name, reference,
-               {x, goodput(one, us.median), goodput(one, us.high), goodput(one, us.low)});
-    };
-    for (const case_result& one : cases_) {
-      if (one.operation != operation || one.what.shares != shares) continue;
-      for (const method_result& each : one.all) {
-        if (!is_again(each)) add(each.name, one, each.measured.us, false);
-      }
-    }
-    for (const case_result& one : cases_) { // the last line in the legend
-      if (one.operation != operation || one.what.shares != shares) continue;
-      const double us = floor_us(one);
-      add("floor: flag barrier + bytes / store rate", one, {us, us, us}, true);
-    }
-    for (plot* const each : {&times, &rates}) {
-      for (plot_line& line : each->lines) std::ranges::sort(line.points, {}, &plot_point::x);
-    }
-    return {std::move(times), std::move(rates)};
-  }
-  static void point_of(plot& in, const std::string& name, bool reference, const plot_point& point) {
-    const auto at = std::ranges::find(in.lines, name, &plot_line::name);
-    plot_line& line =
-        at != in.lines.end() ? *at : in.lines.emplace_back(plot_line{name, {}, reference});
-    line.points.push_back(point);
-  }
-
   json_writer json_;
   std::string engine_;
   floor_figures floor_;
   std::vector<case_result> cases_;
+  judgements goals_;
+  std::string open_; // list of the JSON text
 };
 
 } // namespace bench

@@ -27,10 +27,15 @@ public:
   combine_methods(const combine_methods&) = delete;
   combine_methods& operator=(const combine_methods&) = delete;
 
-  [[nodiscard]] std::vector<method> all() {
+  /// The collective alone.
+  [[nodiscard]] std::vector<method> padded() {
     std::vector<method> out{padded("ncclReduceScatter, padded", here_.plain())};
     if (here_.has_windows())
       out.push_back(padded("ncclReduceScatter, symmetric window", here_.windows()));
+    return out;
+  }
+  [[nodiscard]] std::vector<method> all() {
+    std::vector<method> out = padded();
     out.push_back(reduces());
     return out;
   }

@@ -36,10 +36,15 @@ public:
   gather_methods(const gather_methods&) = delete;
   gather_methods& operator=(const gather_methods&) = delete;
 
-  [[nodiscard]] std::vector<method> all() {
+  /// The collective alone.
+  [[nodiscard]] std::vector<method> padded() {
     std::vector<method> out{padded("ncclAllGather, padded", here_.plain())};
     if (here_.has_windows())
       out.push_back(padded("ncclAllGather, symmetric window", here_.windows()));
+    return out;
+  }
+  [[nodiscard]] std::vector<method> all() {
+    std::vector<method> out = padded();
     out.push_back(trimmed());
     out.push_back(broadcasts());
     return out;

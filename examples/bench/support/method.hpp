@@ -24,6 +24,11 @@ struct method {
   std::function<void()> prepare = [] {};
   /// After the calls [0, n): bytes or elements that are wrong. Prints what is.
   std::function<std::int64_t(int)> wrong = [](int) { return std::int64_t{0}; };
+  /// Before the n-th replay of a sample, outside the graph and inside the time: what a step brings
+  /// to the device. May be null.
+  std::function<void(int)> before = {};
+  /// The numbers that `before` is told when replays are verified; it comes before `prepare` there.
+  std::vector<int> verified = {0};
   double written = 0; ///< bytes that a call writes, where that is of interest
   double moved = 0;   ///< bytes that it reads and writes
 };

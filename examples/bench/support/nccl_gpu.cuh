@@ -23,7 +23,12 @@ public:
   explicit nccl_gpu(dpgather::host_communicator& ranks)
       : rank_{ranks.rank()}, owner_{on_own_device(ranks), ranks.topology()} {
     must(owner_.check(), "NCCL");
-    must(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreate");
+    // What waits for peers goes before what could as well run later.
+    int least = 0;
+    int greatest = 0;
+    must(cudaDeviceGetStreamPriorityRange(&least, &greatest), "cudaDeviceGetStreamPriorityRange");
+    must(cudaStreamCreateWithPriority(&stream_, cudaStreamNonBlocking, greatest),
+         "cudaStreamCreate");
   }
   nccl_gpu(const nccl_gpu&) = delete;
   nccl_gpu& operator=(const nccl_gpu&) = delete;

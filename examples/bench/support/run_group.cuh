@@ -118,16 +118,7 @@ public:
     watchdog::step("verification");
     std::int64_t wrong = 0;
     for (std::size_t m = 0; m < methods_.size(); ++m) {
-      methods_[m].prepare();
-      at_.wait("preparation");
-      at_.meet(); // a peer may write what this rank poisons
-      run_once(m);
-      at_.wait("verified calls");
-      const std::int64_t here = methods_[m].wrong(times_.calls);
-      if (here > 0)
-        std::fprintf(stderr, "rank %d: %s: %lld wrong\n", at_.rank, methods_[m].name.c_str(),
-                     static_cast<long long>(here));
-      wrong += here;
+      for (const int number : methods_[m].verified) wrong += verified_replay(m, number);
     }
     return at_.others.sum(wrong);
   }
@@ -169,13 +160,30 @@ private:
       enqueue_calls(methods_[m]);
     }
   }
+  [[nodiscard]] std::int64_t verified_replay(std::size_t m, int number) {
+    const method& each = methods_[m];
+    if (each.before) each.before(number);
+    each.prepare();
+    at_.wait("preparation");
+    at_.meet(); // a peer may write what this rank poisons
+    run_once(m);
+    at_.wait("verified calls");
+    const std::int64_t wrong = each.wrong(times_.calls);
+    if (wrong > 0)
+      std::fprintf(stderr, "rank %d: %s, replay %d: %lld wrong\n", at_.rank, each.name.c_str(),
+                   number, static_cast<long long>(wrong));
+    return wrong;
+  }
   [[nodiscard]] double one_sample(std::size_t m, stopwatch& watch) {
     // Calls outside graphs are limited by the host as often as not: one row of calls is a sample.
     const std::int32_t replays = methods_[m].captured ? times_.replays : 1;
     at_.meet();
     run_once(m); // brings the ranks together on their devices too, and is not timed
     const double us = watch.time([&] {
-      for (std::int32_t i = 0; i < replays; ++i) run_once(m);
+      for (std::int32_t i = 0; i < replays; ++i) {
+        if (methods_[m].before) methods_[m].before(i);
+        run_once(m);
+      }
     });
     return us / (static_cast<double>(replays) * times_.calls);
   }
