@@ -16,6 +16,7 @@
 #include <dpgather/comm/unix_socket_bootstrap.hpp>
 #include <dpgather/comm/vmm_memory.cuh>
 #include <dpgather/device/executor.cuh>
+#include <dpgather/device/side_stream.cuh>
 #include <dpgather/graphs.cuh>
 
 #if __has_include(<nccl.h>)

@@ -153,6 +153,20 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t* out, unsigned flags) {
   });
 }
 
+cudaError_t cudaDeviceGetStreamPriorityRange(int* least, int* greatest) {
+  return cuda_call({.call = "cudaDeviceGetStreamPriorityRange"}, [&](world& w, lock_type&) {
+    if (this_thread(w).device >= w.devices) return cudaErrorNoDevice;
+    *least = 0;
+    *greatest = -5;
+    return cudaSuccess;
+  });
+}
+
+// Priorities make no difference: every stream has a thread of its own.
+cudaError_t cudaStreamCreateWithPriority(cudaStream_t* out, unsigned flags, int) {
+  return cudaStreamCreateWithFlags(out, flags);
+}
+
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
   std::shared_ptr<graph> abandoned; // destroyed with the mutex free
   return cuda_call({.call = "cudaStreamDestroy", .stream = stream}, [&](world& w, lock_type&) {
