@@ -233,7 +233,7 @@ public:
   /// Rows to the same place at `receivers` peers; `publish` after a `sync` speaks of them.
   __device__ static void push(const detail::row_places<const std::byte>& from, row_range which,
                               std::byte* const* to, std::int32_t receivers,
-                              warp_team team) noexcept {
+                              warp_group team) noexcept {
     if (which.count <= 0 || receivers == 0) return;
     const std::byte* const start =
         from.data + static_cast<std::uint64_t>(which.first) * from.stride;
@@ -308,7 +308,7 @@ private:
   template <int AtOnce>
   __device__ static void push_words(const std::byte* from, std::uint64_t words,
                                     std::byte* const* to, std::int32_t receivers,
-                                    warp_team team) noexcept {
+                                    warp_group team) noexcept {
     const std::uint64_t lane = threadIdx.x % lanes;
     DPGATHER_ROLLED
     for (std::uint64_t base = std::uint64_t{team.index} * lanes * AtOnce; base < words;

@@ -126,7 +126,7 @@ public:
   static void load_line_parted(const std::byte*, std::uint64_t (&)[part_words], bool) noexcept {}
 
   static void push(const detail::row_places<const std::byte>& from, row_range which,
-                   std::byte* const* to, std::int32_t receivers, warp_team team) noexcept {
+                   std::byte* const* to, std::int32_t receivers, warp_group team) noexcept {
     for (std::int32_t r = 0; r < receivers; ++r)
       detail::move_rows(from, which.first,
                         detail::row_places<std::byte>{to[r], from.row_bytes, from.row_bytes}, 0,

@@ -113,11 +113,11 @@ struct peer_gather {
     // 5. What is nobody else's: own rows, tails, masks.
     const warp_roles roles = rows.roles_of(block, table);
     if (roles.has_rest(block.warp())) {
-      const warp_team team = roles.rest(block);
+      const warp_group team = roles.rest(block);
       if constexpr (!owes_sum) copy_own(block, team);
       if (rules::fills_tails) fill_view_tails(block, team);
       // Masks by those that have no rows, if there are any.
-      const warp_team other{(team.index + team.count / 2) % team.count, team.count};
+      const warp_group other{(team.index + team.count / 2) % team.count, team.count};
       if (writes_masks) masks.write(rows.places_of(table), rows.worker(block, other));
     }
     if (block.block() == 0 && rows.source != counts_kind::agreed) tell_counts(block);
@@ -198,12 +198,12 @@ private:
       if (brings(r)) to[receivers++] = rows.place(r, rows.lane.layout.views[t], t, share);
     }
     block.push(local[t], row_range{share.first, share.count}, to, receivers,
-               warp_team{block.warp(), block.warps()});
+               warp_group{block.warp(), block.warps()});
   }
 
   /// This rank's own rows; all of its data-parallel rank's, which every attention-TP peer has.
   template <class Block>
-  DPGATHER_HOST_DEVICE void copy_own(Block& block, warp_team team) const noexcept {
+  DPGATHER_HOST_DEVICE void copy_own(Block& block, warp_group team) const noexcept {
     const peer_table& table = block.table();
     DPGATHER_ROLLED
     for (std::int32_t t = 0; t < tensors; ++t) {
@@ -215,7 +215,7 @@ private:
   }
 
   template <class Block>
-  DPGATHER_HOST_DEVICE void fill_view_tails(Block& block, warp_team team) const noexcept {
+  DPGATHER_HOST_DEVICE void fill_view_tails(Block& block, warp_group team) const noexcept {
     rows.places_of(block.table()).for_each_tail([&](row_range tail) noexcept {
       DPGATHER_ROLLED
       for (std::int32_t t = 0; t < tensors; ++t)

@@ -53,7 +53,7 @@ struct warp_roles {
   }
   /// Those that do the rest, the last warp first.
   template <class Block>
-  [[nodiscard]] DPGATHER_HOST_DEVICE warp_team rest(const Block& block) const noexcept {
+  [[nodiscard]] DPGATHER_HOST_DEVICE warp_group rest(const Block& block) const noexcept {
     return {block.warps() - 1 - block.warp(), block.warps() - (apart ? line_warps : 0)};
   }
 };
@@ -248,7 +248,7 @@ struct peer_rows {
   /// The same among the threads of a team.
   template <class Block>
   [[nodiscard]] DPGATHER_HOST_DEVICE static worker_id worker(const Block& block,
-                                                             warp_team team) noexcept {
+                                                             warp_group team) noexcept {
     return {std::uint64_t{team.index} * Block::lanes + block.thread() % Block::lanes,
             std::uint64_t{team.count} * Block::lanes};
   }

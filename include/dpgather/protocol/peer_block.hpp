@@ -42,7 +42,7 @@ struct torn_line_rules : peer_rules {
 };
 
 /// Warps of a rank that do a job together, and which of them this one is.
-struct warp_team {
+struct warp_group {
   std::uint32_t index = 0, count = 1;
 };
 
