@@ -135,7 +135,8 @@ struct host_stage {
 
 /// Runs `body(teller, block, meet)` as every block of every rank; `meet` brings the blocks of one
 /// rank together. `clock_of(rank, block)` is what a block waits by, `rules_of(rank)` its rules.
-template <class Sum, class ClockOf, class RulesOf, class Body>
+template <class Sum, template <class> class BlockOf = telling_block, class ClockOf, class RulesOf,
+          class Body>
 void on_host_threads(host_stage& stage, std::int32_t blocks, ClockOf clock_of, RulesOf rules_of,
                      Body body) {
   using rules = decltype(rules_of(std::int32_t{0}));
@@ -146,11 +147,10 @@ void on_host_threads(host_stage& stage, std::int32_t blocks, ClockOf clock_of, R
     for (std::int32_t b = 0; b < blocks; ++b) {
       threads.emplace_back([&, r, b, meeting = meetings.back().get()] {
         dg::peer_table table{};
-        telling_block<rules> block{static_cast<std::uint32_t>(b),
-                                   static_cast<std::uint32_t>(blocks), clock_of(r, b), table,
-                                   rules_of(r)};
+        BlockOf<rules> block{static_cast<std::uint32_t>(b), static_cast<std::uint32_t>(blocks),
+                             clock_of(r, b), table, rules_of(r)};
         const auto meet = [meeting] { meeting->arrive_and_wait(); };
-        story_teller<Sum, telling_block<rules>, decltype(meet)> teller{
+        story_teller<Sum, BlockOf<rules>, decltype(meet)> teller{
             block, stage.story_ranks[static_cast<std::size_t>(r)], meet};
         body(r, block, teller);
       });

@@ -371,9 +371,20 @@ struct story_options {
   std::size_t most_line_bytes = 1 << 16;
   std::int32_t blocks = 2;     ///< at most, of a rank
   std::int32_t same_kind = 30; ///< percent of calls that repeat the last one's operation
+  std::int32_t skewed = 0;     ///< percent of calls where one rank or two have most rows
   bool exchanged = true;
   bool whole_lines = true;
 };
+
+/// Counts of data-parallel ranks where one has by far the most, or two have: the others few or
+/// none.
+inline void draw_skew(random_source& random, const story_options& with, std::int32_t* rows) {
+  const auto most = static_cast<std::int32_t>(with.rank_rows);
+  const std::int32_t few = random.chance(30) ? 0 : most / 8;
+  for (std::int32_t d = 0; d < with.dp_size; ++d) rows[d] = random.between(0, few);
+  for (int heavy = random.chance(60) ? 1 : 2; heavy > 0; --heavy)
+    rows[random.between(0, with.dp_size - 1)] = random.between(most - most / 4, most);
+}
 
 /// Random calls for a world.
 template <class Sum>
@@ -389,11 +400,14 @@ std::vector<story_call> draw_story(random_source& random, const story_options& w
     const bool slots = random.chance(40);
     std::int64_t sum = 0, most = 0;
     const bool all_idle = random.chance(8);
+    const bool is_skewed = random.chance(with.skewed);
+    if (is_skewed) draw_skew(random, with, call.rows);
     for (std::int32_t d = 0; d < with.dp_size; ++d) {
-      call.rows[d] = all_idle || random.chance(20) ? 0
-                     : random.chance(20)
-                         ? static_cast<std::int32_t>(with.rank_rows)
-                         : random.between(0, static_cast<std::int32_t>(with.rank_rows));
+      if (!is_skewed)
+        call.rows[d] = all_idle || random.chance(20) ? 0
+                       : random.chance(20)
+                           ? static_cast<std::int32_t>(with.rank_rows)
+                           : random.between(0, static_cast<std::int32_t>(with.rank_rows));
       sum += call.rows[d];
       most = call.rows[d] > most ? call.rows[d] : most;
     }
@@ -438,7 +452,8 @@ inline dg::peer_limits limits_of(const story_options& with) {
 }
 
 /// Options for a case: worlds of 1 to `most_ranks`, A in {1, 2, 4}, row sizes of 2 bytes to some
-/// kilobytes with every alignment, rows both below and above the lines' limit.
+/// kilobytes with every alignment, rows both below and above the lines' limit. Worlds of four or
+/// more are often skewed, and then only a few rows, if any, travel in lines.
 inline story_options draw_options(random_source& random, std::int32_t most_ranks,
                                   std::size_t element_bytes) {
   story_options out;
@@ -460,6 +475,12 @@ inline story_options draw_options(random_source& random, std::int32_t most_ranks
       : random.chance(50)
           ? row * random.between<std::size_t>(0, static_cast<std::size_t>(out.rank_rows))
           : 0;
+  if (out.dp_size * out.tp_size < 4 || random.chance(50)) return out;
+  out.skewed = 70;
+  row -= out.row_bytes[0];
+  if (random.chance(80)) out.row_bytes[0] = (out.row_bytes[0] + 15) / 16 * 16; // sums relayed too
+  row += out.row_bytes[0];
+  out.most_line_bytes = row * random.between<std::size_t>(0, random.chance(50) ? 0 : 4);
   return out;
 }
 

@@ -141,6 +141,7 @@ public:
     return threadIdx.x / 32 * count_ + index_;
   }
   [[nodiscard]] __device__ std::uint32_t warps() const noexcept { return blockDim.x / 32 * count_; }
+  [[nodiscard]] __device__ warp_group all_warps() const noexcept { return {warp(), warps()}; }
   [[nodiscard]] __device__ std::uint32_t line_in_warp() const noexcept {
     return threadIdx.x / 8 % lines_per_warp;
   }
@@ -233,27 +234,14 @@ public:
   /// Rows to the same place at `receivers` peers; `publish` after a `sync` speaks of them.
   __device__ static void push(const detail::row_places<const std::byte>& from, row_range which,
                               std::byte* const* to, std::int32_t receivers,
-                              warp_group team) noexcept {
-    if (which.count <= 0 || receivers == 0) return;
-    const std::byte* const start =
-        from.data + static_cast<std::uint64_t>(which.first) * from.stride;
-    const std::uint64_t bytes = static_cast<std::uint64_t>(which.count) * from.row_bytes;
-    const auto addresses =
-        reinterpret_cast<std::uintptr_t>(start) | reinterpret_cast<std::uintptr_t>(to[0]) | bytes;
-    if (from.stride == from.row_bytes && addresses % 16 == 0) {
-      const std::uint64_t words = bytes / 16;
-      if (words >= std::uint64_t{team.count} * lanes * 4) {
-        push_words<8>(start, words, to, receivers, team);
-      } else {
-        push_words<1>(start, words, to, receivers, team);
-      }
-      return;
-    }
-    DPGATHER_ROLLED
-    for (std::int32_t r = 0; r < receivers; ++r)
-      detail::move_rows_apart(start, from.stride, to[r], from.row_bytes, which.count,
-                              worker_id{std::uint64_t{team.index} * lanes + threadIdx.x % lanes,
-                                        std::uint64_t{team.count} * lanes});
+                              warp_group by) noexcept {
+    move<false>(from, which, to, receivers, by);
+  }
+  /// The same for rows that peers may have brought. Out of line: relayed calls only.
+  __device__ __noinline__ static void forward(const detail::row_places<const std::byte>& from,
+                                              row_range which, std::byte* const* to,
+                                              std::int32_t receivers, warp_group by) noexcept {
+    move<true>(from, which, to, receivers, by);
   }
 
   /// Sums rows that peers hold; false when they are not aligned for it, and nothing was done.
@@ -267,7 +255,9 @@ public:
         reinterpret_cast<std::uintptr_t>(start) | reinterpret_cast<std::uintptr_t>(from[0]) | bytes;
     if (to.stride != to.row_bytes || addresses % 16 != 0) return false;
     const std::uint64_t words = bytes / 16;
-    if (sources <= 2) {
+    if (sources <= 2 && count_ <= 32) { // few blocks need more in flight
+      pull_few<Sum, 2, 8>(from, sources, start, words);
+    } else if (sources <= 2) {
       pull_few<Sum, 2, 4>(from, sources, start, words);
     } else if (sources <= 4) {
       pull_few<Sum, 4, 2>(from, sources, start, words);
@@ -305,19 +295,45 @@ private:
     return {epoch, static_cast<std::uint32_t>(rest), static_cast<std::uint32_t>(rest >> 32)};
   }
 
-  template <int AtOnce>
-  __device__ static void push_words(const std::byte* from, std::uint64_t words,
+  template <bool Brought>
+  __device__ static void move(const detail::row_places<const std::byte>& from, row_range which,
+                              std::byte* const* to, std::int32_t receivers,
+                              const warp_group& by) noexcept {
+    if (which.count <= 0 || receivers == 0) return;
+    const std::byte* const start =
+        from.data + static_cast<std::uint64_t>(which.first) * from.stride;
+    const std::uint64_t bytes = static_cast<std::uint64_t>(which.count) * from.row_bytes;
+    const auto addresses =
+        reinterpret_cast<std::uintptr_t>(start) | reinterpret_cast<std::uintptr_t>(to[0]) | bytes;
+    if (from.stride == from.row_bytes && addresses % 16 == 0) {
+      const std::uint64_t words = bytes / 16;
+      if (words >= std::uint64_t{by.count} * lanes * 4) {
+        move_words<Brought, 8>(start, words, to, receivers, by);
+      } else {
+        move_words<Brought, 1>(start, words, to, receivers, by);
+      }
+      return;
+    }
+    DPGATHER_ROLLED
+    for (std::int32_t r = 0; r < receivers; ++r)
+      detail::move_rows_apart(start, from.stride, to[r], from.row_bytes, which.count,
+                              worker_id{std::uint64_t{by.index} * lanes + threadIdx.x % lanes,
+                                        std::uint64_t{by.count} * lanes});
+  }
+  template <bool Brought, int AtOnce>
+  __device__ static void move_words(const std::byte* from, std::uint64_t words,
                                     std::byte* const* to, std::int32_t receivers,
-                                    warp_group team) noexcept {
+                                    const warp_group& by) noexcept {
     const std::uint64_t lane = threadIdx.x % lanes;
     DPGATHER_ROLLED
-    for (std::uint64_t base = std::uint64_t{team.index} * lanes * AtOnce; base < words;
-         base += std::uint64_t{team.count} * lanes * AtOnce) {
+    for (std::uint64_t base = std::uint64_t{by.index} * lanes * AtOnce; base < words;
+         base += std::uint64_t{by.count} * lanes * AtOnce) {
       ptx::words4 held[AtOnce];
 #pragma unroll
       for (int u = 0; u < AtOnce; ++u) {
         const std::uint64_t w = base + lane + static_cast<std::uint64_t>(u) * 32;
-        if (w < words) held[u] = ptx::load_once(from + w * 16);
+        if (w >= words) continue;
+        held[u] = Brought ? ptx::load_peer(from + w * 16) : ptx::load_once(from + w * 16);
       }
       for (std::int32_t r = 0; r < receivers; ++r) {
 #pragma unroll

@@ -5,6 +5,7 @@
 
 #include <dpgather/config.hpp>
 #include <dpgather/device/peer_rows.hpp>
+#include <dpgather/device/reduce.hpp>
 #include <dpgather/device/rows.hpp>
 #include <dpgather/protocol/peer_arena.hpp>
 #include <dpgather/protocol/peer_block.hpp>
@@ -53,6 +54,7 @@ public:
   [[nodiscard]] static bool any(bool mine) noexcept { return mine; }
   [[nodiscard]] std::uint32_t warp() const noexcept { return index_; }
   [[nodiscard]] std::uint32_t warps() const noexcept { return count_; }
+  [[nodiscard]] warp_group all_warps() const noexcept { return {index_, count_}; }
   [[nodiscard]] static constexpr std::uint32_t line_in_warp() noexcept { return 0; }
   [[nodiscard]] static constexpr std::uint32_t first_part() noexcept { return 0; }
 
@@ -126,16 +128,28 @@ public:
   static void load_line_parted(const std::byte*, std::uint64_t (&)[part_words], bool) noexcept {}
 
   static void push(const detail::row_places<const std::byte>& from, row_range which,
-                   std::byte* const* to, std::int32_t receivers, warp_group team) noexcept {
+                   std::byte* const* to, std::int32_t receivers, warp_group by) noexcept {
+    forward(from, which, to, receivers, by);
+  }
+  static void forward(const detail::row_places<const std::byte>& from, row_range which,
+                      std::byte* const* to, std::int32_t receivers, warp_group by) noexcept {
     for (std::int32_t r = 0; r < receivers; ++r)
       detail::move_rows(from, which.first,
                         detail::row_places<std::byte>{to[r], from.row_bytes, from.row_bytes}, 0,
-                        which.count, worker_id{team.index, team.count});
+                        which.count, worker_id{by.index, by.count});
   }
+  /// As on the GPU: false when addresses are not aligned to 16 bytes.
   template <class Sum>
-  [[nodiscard]] static bool pull(const std::byte* const*, std::int32_t,
-                                 const detail::row_places<std::byte>&, row_range) noexcept {
-    return false;
+  [[nodiscard]] bool pull(const std::byte* const* from, std::int32_t sources,
+                          const detail::row_places<std::byte>& to, row_range which) const noexcept {
+    std::byte* const start = to.data + static_cast<std::uint64_t>(which.first) * to.stride;
+    const std::size_t bytes = static_cast<std::size_t>(which.count) * to.row_bytes;
+    const auto addresses =
+        reinterpret_cast<std::uintptr_t>(start) | reinterpret_cast<std::uintptr_t>(from[0]) | bytes;
+    if (to.stride != to.row_bytes || addresses % 16 != 0) return false;
+    sum_elements<Sum>(start, from, sources, 0, bytes / sizeof(typename Sum::storage), index_,
+                      count_);
+    return true;
   }
 
 private:

@@ -6,6 +6,7 @@
 
 #include <dpgather/config.hpp>
 #include <dpgather/device/peer_lines.hpp>
+#include <dpgather/device/peer_relay.hpp>
 #include <dpgather/device/peer_rows.hpp>
 #include <dpgather/device/row_words.hpp>
 #include <dpgather/fill.hpp>
@@ -27,7 +28,8 @@ namespace dpgather::inline v0 {
 
 /// One rank's combine; inputs lie in the arena. A rank with few rows is sent its addends in lines;
 /// one with many reads them where they are, which needs nobody's consent: an input may be rewritten
-/// once its rank's next call has completed, and that one hears from every reader.
+/// once its rank's next call has completed, and that one hears from every reader. One with many
+/// more rows than the others has them summed by all (peer_relay.hpp), in its view.
 template <class Sum>
 struct peer_combine {
   peer_rows rows{};
@@ -51,7 +53,7 @@ struct peer_combine {
         choose_input(input, rows.lane.layout.input_count, used[0], call.epoch());
     (void)call.began_poisoned();
     block.sync_warp();
-    rows.fill_table(call, block, 1);
+    rows.fill_table(call, block, 1, detail::may_relay_sums(rows) ? rows.lane.ranks() - 1 : 0);
     if (rules::alternates && block.thread() == 0 && used[which] + 1 == call.epoch())
       call.fail(errc::aliasing, subject::global, -1, which, rows.lane.layout.input_count);
     if (block.sync_or(call.failed())) return empty(block);
@@ -90,6 +92,9 @@ struct peer_combine {
     block.rules().at(peer_point::waiting, block);
 
     // 3. The sum of this rank's share.
+    if constexpr (rules::relays) {
+      if (table.relays) return finish_relayed(block, call.part(), which);
+    }
     bool ok = true;
     const auto lies = [&](std::int32_t r) { // in the input of rank r
       sum_source out;
@@ -131,6 +136,43 @@ struct peer_combine {
   }
 
 private:
+  /// Steps 3 and 4 where some ranks are relayed. Out of line to its end: nothing is kept across it
+  /// that a call with few rows would have to spill.
+  template <class Block>
+  DPGATHER_HOST_DEVICE __attribute__((noinline)) void
+  finish_relayed(Block block, detail::peer_call_part part, std::int32_t which) const noexcept {
+    peer_call<Block> call{block, rows.lane, part};
+    const peer_table& table = block.table();
+    const std::int32_t own = rows.lane.rank();
+    const peer_share& mine = table.share[own];
+    const std::uint64_t inputs = rows.lane.layout.inputs[which];
+    bool ok = detail::relay_sums<Sum>(block, call, rows, local, inputs);
+    if (ok && !mine.relayed &&
+        (mine.lines ||
+         !detail::pull_slice<Sum>(block, rows, inputs, mine, row_range{0, mine.count}, local))) {
+      ok = sum_share<true>(block, call, [&](std::int32_t r) {
+        sum_source out;
+        out.rank = r;
+        if (mine.lines && r != own) {
+          out.lines = rows.lines(own, call.slot(), r, 0);
+        } else {
+          out.data = rows.place(r, inputs, 0, mine);
+          out.row_bytes = rows.lane.layout.row_bytes[0];
+          out.stride = out.row_bytes;
+        }
+        return out;
+      });
+    }
+    if (ok && block.block() == 0)
+      call.wait_headers(false, [&](std::int32_t r, const peer_flag& header) {
+        rows.check_header(call, table, r, header, false);
+      });
+    if (!call.end(true)) return empty(block);
+    if (block.block() != 0 || block.thread() != 0) return;
+    block.set(&call.state().input_used[which], call.epoch());
+    block.set(&call.state().view_used, call.epoch()); // by peers
+  }
+
   /// A share of the local rows.
   [[nodiscard]] DPGATHER_HOST_DEVICE row_words<std::byte>
   local_share(const peer_share& share) const noexcept {
@@ -149,8 +191,9 @@ private:
                                     row_range{share.first, share.count});
   }
 
-  /// Sums this rank's share into `local`, and sends it to the attention-TP peers.
-  template <class Block, class Source>
+  /// Sums this rank's share into `local`, and sends it to the attention-TP peers. `Many`: there are
+  /// more than two ranks.
+  template <bool Many = false, class Block, class Source>
   [[nodiscard]] DPGATHER_HOST_DEVICE bool sum_share(Block& block, peer_call<Block>& call,
                                                     Source source) const noexcept {
     const peer_share& mine = block.table().share[rows.lane.rank()];
@@ -165,11 +208,15 @@ private:
                     rows.tp_lines(rows.tp_peer(rows.tp_neighbour(i)), call.slot(), rows.tp_rank));
     };
     const std::int32_t ranks = rows.lane.ranks();
-    if (ranks > 2) return sum_lines<Sum, 1, 4>(block, call, lines, bytes, ranks, source, deliver);
-    if (are_few(block, lines))
-      return sum_lines<Sum, 1, 2>(block, call, lines, bytes, ranks, source, deliver);
-    return sum_lines<Sum, Block::lines_at_once, 2>(block, call, lines, bytes, ranks, source,
-                                                   deliver);
+    if constexpr (Many) {
+      return sum_lines<Sum, 1, 4>(block, call, lines, bytes, ranks, source, deliver);
+    } else {
+      if (ranks > 2) return sum_lines<Sum, 1, 4>(block, call, lines, bytes, ranks, source, deliver);
+      if (are_few(block, lines))
+        return sum_lines<Sum, 1, 2>(block, call, lines, bytes, ranks, source, deliver);
+      return sum_lines<Sum, Block::lines_at_once, 2>(block, call, lines, bytes, ranks, source,
+                                                     deliver);
+    }
   }
 
   /// The local rows behind the first `n`.

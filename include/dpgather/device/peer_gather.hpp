@@ -7,6 +7,7 @@
 #include <dpgather/config.hpp>
 #include <dpgather/device/masks.hpp>
 #include <dpgather/device/peer_lines.hpp>
+#include <dpgather/device/peer_relay.hpp>
 #include <dpgather/device/peer_rows.hpp>
 #include <dpgather/device/row_words.hpp>
 #include <dpgather/fill.hpp>
@@ -25,7 +26,8 @@ struct no_sum {};
 ///
 /// A rank with few rows sends them in lines; the receivers put them into their views. One with many
 /// stores them there itself, and flags at the end of each block: about 7 % less on the wire. Which
-/// it is follows from the rank's count, so everybody knows of everybody.
+/// it is follows from the rank's count, so everybody knows of everybody. One with many more rows
+/// than the others has them relayed (peer_relay.hpp), unless they owe a sum.
 template <class Sum>
 struct peer_gather {
   peer_rows rows{};
@@ -76,7 +78,8 @@ struct peer_gather {
     // 2. Whose rows lie where. One warp has read the counts, and knows.
     if (exchanged && block.sync_or(call.failed())) return empty(block);
     block.sync_warp();
-    rows.fill_table(call, block, exchanged ? rows.tp_size : 1);
+    rows.fill_table(call, block, exchanged ? rows.tp_size : 1,
+                    owes_sum ? 0 : rows.lane.ranks() - rows.tp_size);
     if (block.sync_or(call.failed())) return empty(block);
     if (exchanged) {
       // Its attention-TP peers go by the first one's count.
@@ -87,10 +90,28 @@ struct peer_gather {
       call.expect(table.digest);
       call.send_headers(table.digest, false);
     }
-    const bool lines = share.lines;
+    if constexpr (relays<rules>) {
+      if (table.relays) return finish_relayed(block, call.part(), used);
+    }
+    finish<false>(block, call, !share.lines, used);
+  }
+
+private:
+  template <class Rules>
+  static constexpr bool relays = Rules::relays && !owes_sum;
+
+  /// All that follows once it is known whose rows lie where. `direct`: this rank stores its rows
+  /// into its peers' views. `used`: the view, by which call.
+  template <bool Relayed, class Block>
+  DPGATHER_HOST_DEVICE void finish(Block& block, peer_call<Block>& call, bool direct,
+                                   std::uint64_t used) const noexcept {
+    using rules = typename Block::rules_type;
+    const peer_table& table = block.table();
+    const bool exchanged = rows.source == counts_kind::exchanged;
+    const bool stores = Relayed || direct; // its own rows or others'
 
     // 3. A view that the last call gave away may still be read: its owner's header says when not.
-    if (!lines && rules::handshakes && used + 1 == call.epoch() && !exchanged) {
+    if (stores && rules::handshakes && used + 1 == call.epoch() && !exchanged) {
       call.wait_headers(false, [](std::int32_t, const peer_flag&) {});
       if (block.sync_or(call.failed())) return empty(block);
     }
@@ -98,13 +119,14 @@ struct peer_gather {
     // 4. Rows out.
     bool ok = true;
     if constexpr (owes_sum) {
-      ok = send_sums(block, call, lines);
+      ok = send_sums(block, call, !direct);
     } else {
       DPGATHER_ROLLED
-      for (std::int32_t t = 0; !lines && t < tensors; ++t) store(block, t);
+      for (std::int32_t t = 0; direct && t < tensors; ++t) store<Relayed>(block, t);
+      if constexpr (Relayed) ok = detail::relay_rows(block, call, rows, local, tensors);
     }
     block.rules().at(peer_point::sent, block);
-    if (!lines) {
+    if (stores) {
       if (block.sync_or(!ok)) return empty(block);
       call.publish_flags();
     }
@@ -113,18 +135,18 @@ struct peer_gather {
     // 5. What is nobody else's: own rows, tails, masks.
     const warp_roles roles = rows.roles_of(block, table);
     if (roles.has_rest(block.warp())) {
-      const warp_group team = roles.rest(block);
-      if constexpr (!owes_sum) copy_own(block, team);
-      if (rules::fills_tails) fill_view_tails(block, team);
+      const warp_group by = roles.rest(block);
+      if (!owes_sum && !(direct && rows.tp_size == 1)) copy_own<Relayed>(block, by);
+      if (rules::fills_tails) fill_view_tails(block, by);
       // Masks by those that have no rows, if there are any.
-      const warp_group other{(team.index + team.count / 2) % team.count, team.count};
-      if (writes_masks) masks.write(rows.places_of(table), rows.worker(block, other));
+      const warp_group others{(by.index + by.count / 2) % by.count, by.count};
+      if (writes_masks) masks.write(rows.places_of(table), rows.worker(block, others));
     }
     if (block.block() == 0 && rows.source != counts_kind::agreed) tell_counts(block);
     block.rules().at(peer_point::waiting, block);
 
     // 6. Rows in.
-    bool stored = false;
+    bool stored = Relayed;
     const bool receives = roles.has_lines(block.warp());
     DPGATHER_ROLLED
     for (std::int32_t i = 1; receives && ok && i < rows.lane.ranks(); ++i) {
@@ -135,10 +157,11 @@ struct peer_gather {
         continue;
       }
       DPGATHER_ROLLED
-      for (std::int32_t t = 0; ok && t < tensors; ++t) ok = receive(block, call, t, r);
+      for (std::int32_t t = 0; ok && t < tensors; ++t) ok = receive<Relayed>(block, call, t, r);
     }
     if (ok && stored)
-      call.wait_flags([&](std::int32_t r) { return brings(r) && !table.share[r].lines; });
+      call.wait_flags(
+          [&](std::int32_t r) { return Relayed || (brings(r) && !table.share[r].lines); });
     if (ok && block.block() == 0)
       call.wait_headers(false, [&](std::int32_t r, const peer_flag& header) {
         rows.check_header(call, table, r, header, exchanged);
@@ -146,8 +169,16 @@ struct peer_gather {
     if (!call.end(false)) return empty(block);
     if (block.block() == 0 && block.thread() == 0) block.set(&call.state().view_used, call.epoch());
   }
+  /// Out of line to its end: nothing is kept across it that a call with few rows would have to
+  /// spill.
+  template <class Block>
+  DPGATHER_HOST_DEVICE __attribute__((noinline)) void
+  finish_relayed(Block block, detail::peer_call_part part, std::uint64_t used) const noexcept {
+    peer_call<Block> call{block, rows.lane, part};
+    const peer_share& mine = block.table().share[rows.lane.rank()];
+    finish<true>(block, call, !mine.lines && !mine.relayed, used);
+  }
 
-private:
   /// Whether rank `r` sends rows that are not here already.
   [[nodiscard]] DPGATHER_HOST_DEVICE bool brings(std::int32_t r) const noexcept {
     return owes_sum || rows.tp_size == 1 || r < rows.tp_peer(0) || r >= rows.tp_peer(rows.tp_size);
@@ -173,7 +204,7 @@ private:
     };
     send_lines(block, call.epoch(), lines, from, deliver);
   }
-  template <class Block>
+  template <bool Relayed, class Block>
   [[nodiscard]] DPGATHER_HOST_DEVICE bool receive(Block& block, peer_call<Block>& call,
                                                   std::int32_t t, std::int32_t r) const noexcept {
     const peer_share& share = block.table().share[r];
@@ -183,11 +214,14 @@ private:
     const row_words<std::byte> to{rows.place(own, rows.lane.layout.views[t], t, share),
                                   rows.lane.layout.row_bytes[t], bytes};
     const std::byte* const from = rows.lines(own, call.slot(), r, t);
-    return receive_lines(block, call, r, lines, from, to);
+    if constexpr (Relayed)
+      return receive_lines<Block::lines_at_once>(block, call, r, lines, from, to);
+    else
+      return receive_lines(block, call, r, lines, from, to);
   }
 
   /// Many rows, straight into the peers' views.
-  template <class Block>
+  template <bool Relayed, class Block>
   DPGATHER_HOST_DEVICE void store(Block& block, std::int32_t t) const noexcept {
     const peer_share& share = block.table().share[rows.lane.rank()];
     std::byte* to[max_peer_ranks];
@@ -197,29 +231,43 @@ private:
       const std::int32_t r = rows.lane.neighbour(i);
       if (brings(r)) to[receivers++] = rows.place(r, rows.lane.layout.views[t], t, share);
     }
-    block.push(local[t], row_range{share.first, share.count}, to, receivers,
-               warp_group{block.warp(), block.warps()});
+    // Read once for all: the own view too, where these are all of its rows.
+    if (rows.tp_size == 1) {
+      std::byte* const here = rows.place(rows.lane.rank(), rows.lane.layout.views[t], t, share);
+      if (here != local[t].data) to[receivers++] = here;
+    }
+    push<Relayed>(block, local[t], row_range{share.first, share.count}, to, receivers,
+                  block.all_warps());
   }
 
   /// This rank's own rows; all of its data-parallel rank's, which every attention-TP peer has.
-  template <class Block>
-  DPGATHER_HOST_DEVICE void copy_own(Block& block, warp_group team) const noexcept {
+  template <bool Relayed, class Block>
+  DPGATHER_HOST_DEVICE void copy_own(Block& block, warp_group by) const noexcept {
     const peer_table& table = block.table();
     DPGATHER_ROLLED
     for (std::int32_t t = 0; t < tensors; ++t) {
       std::byte* const to =
           rows.place(rows.lane.rank(), rows.lane.layout.views[t], t, table.share[rows.tp_peer(0)]);
       if (to != local[t].data)
-        block.push(local[t], row_range{0, table.counts.rows[rows.dp_rank]}, &to, 1, team);
+        push<Relayed>(block, local[t], row_range{0, table.counts.rows[rows.dp_rank]}, &to, 1, by);
     }
+  }
+  template <bool Relayed, class Block>
+  DPGATHER_HOST_DEVICE static void
+  push(Block& block, const detail::row_places<const std::byte>& from, row_range which,
+       std::byte* const* to, std::int32_t receivers, warp_group by) noexcept {
+    if constexpr (Relayed)
+      block.forward(from, which, to, receivers, by); // no second copy of the code
+    else
+      block.push(from, which, to, receivers, by);
   }
 
   template <class Block>
-  DPGATHER_HOST_DEVICE void fill_view_tails(Block& block, warp_group team) const noexcept {
+  DPGATHER_HOST_DEVICE void fill_view_tails(Block& block, warp_group by) const noexcept {
     rows.places_of(block.table()).for_each_tail([&](row_range tail) noexcept {
       DPGATHER_ROLLED
       for (std::int32_t t = 0; t < tensors; ++t)
-        if (!fill[t].leave) fill_view(t, tail, fill[t].bits, rows.worker(block, team));
+        if (!fill[t].leave) fill_view(t, tail, fill[t].bits, rows.worker(block, by));
     });
   }
   /// Global rows of a tensor.

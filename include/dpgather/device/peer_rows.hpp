@@ -26,7 +26,8 @@ struct peer_share {
   std::int32_t first = 0, count = 0; ///< among its data-parallel rank's rows
   std::int32_t place = 0;            ///< of the first one in the global tensor
   std::int32_t dp_rank = 0;
-  bool lines = false; ///< few enough to travel in lines
+  bool lines = false;   ///< few enough to travel in lines
+  bool relayed = false; ///< so many that the peers help: see peer_relay.hpp
 };
 
 /// All shares, worked out once by a block.
@@ -36,6 +37,7 @@ struct peer_table {
   peer_share share[max_peer_ranks];
   std::uint32_t digest; ///< of all counts: two ranks that differ in any know it from their headers
   std::int32_t most;    ///< the largest share
+  bool relays;          ///< whether any share is relayed
 };
 
 /// Who does what in a call. One whose lines need no more than half of the warps gives them to the
@@ -165,22 +167,29 @@ struct peer_rows {
     out.lines = out.count <= lane.layout.line_rows;
     return out;
   }
+  /// Whether a data-parallel rank's `n` rows of `all` are more than one and a half times the mean.
+  [[nodiscard]] DPGATHER_HOST_DEVICE bool are_most(std::int32_t n,
+                                                   std::int32_t all) const noexcept {
+    return n * dp_size - all > all / 2; // 2 n W > 3 all, in 32 bits
+  }
   /// Whether a count is one that a rank may have.
   [[nodiscard]] DPGATHER_HOST_DEVICE bool fits(std::int32_t n) const noexcept {
     return n >= 0 && n <= lane.layout.rank_rows && (slot_rows == 0 || n <= slot_rows);
   }
 
   /// Works out shares and counts from `table.rows`, entry `d * step` for data-parallel rank d, and
-  /// checks the counts against the shape. The threads that do it are of one warp, which sees
-  /// `table.rows`; sync after, then ask whether the call has failed.
+  /// checks the counts against the shape. `copies`: as many peers get or bring what a rank with
+  /// many rows moves without lines; from three on it may be relayed. The threads that do it are of
+  /// one warp, which sees `table.rows`; sync after, then ask whether the call has failed.
   template <class Block>
-  DPGATHER_HOST_DEVICE void fill_table(peer_call<Block>& call, Block& block,
-                                       std::int32_t step) const noexcept {
+  DPGATHER_HOST_DEVICE void fill_table(peer_call<Block>& call, Block& block, std::int32_t step,
+                                       std::int32_t copies) const noexcept {
     peer_table& table = block.table();
+    const bool may_relay = Block::rules_type::relays && copies >= 3;
     if constexpr (Block::lanes == 1) {
-      for (std::int32_t r = 0; r < lane.ranks(); ++r) fill_entry(call, table, r, step);
+      for (std::int32_t r = 0; r < lane.ranks(); ++r) fill_entry(call, table, r, step, may_relay);
     } else if (const std::int32_t r = entry_of(block); r < lane.ranks()) {
-      fill_entry(call, table, r, step);
+      fill_entry(call, table, r, step, may_relay);
     }
   }
   /// The table's entry that this thread sees to: the last warp of a block, which has lines last.
@@ -257,7 +266,7 @@ private:
   /// Rank `r`'s part of the table.
   template <class Block>
   DPGATHER_HOST_DEVICE void fill_entry(peer_call<Block>& call, peer_table& table, std::int32_t r,
-                                       std::int32_t step) const noexcept {
+                                       std::int32_t step, bool may_relay) const noexcept {
     const std::int32_t d = tp_size == 1 ? r : r / tp_size;
     const std::int32_t t = r - d * tp_size;
     std::int32_t before = 0, all = 0, n = 0, most = 0;
@@ -271,13 +280,17 @@ private:
       all += one;
       if (one > most) most = one;
     }
-    peer_share share = share_of(fits(n) ? n : 0, t);
+    const std::int32_t real = fits(n) ? n : 0;
+    peer_share share = share_of(real, t);
+    share.relayed = may_relay && !share.lines && are_most(real, all);
     share.dp_rank = d;
     share.place = (slot_rows > 0 ? d * slot_rows : before) + share.first;
     table.share[r] = share;
     if (r == 0) {
       table.digest = digest ^ (digest >> 15);
-      table.most = tp_size == 1 ? most : (most + tp_size - 1) / tp_size;
+      const peer_share largest = share_of(most, tp_size - 1);
+      table.most = largest.count;
+      table.relays = may_relay && !largest.lines && are_most(most, all);
     }
     if (t != 0) return;
     check_counts(call, d, n, all);

@@ -101,7 +101,7 @@ struct peer_limits {
 
 /// Offsets of everything in an arena.
 struct peer_layout {
-  std::uint64_t state = 0, headers = 0, flags = 0, lines = 0, tp_lines = 0;
+  std::uint64_t state = 0, headers = 0, flags = 0, slice_flags = 0, lines = 0, tp_lines = 0;
   std::uint64_t views[max_peer_tensors]{};
   std::uint64_t inputs[2]{};
   std::uint64_t bytes = 0;
@@ -186,6 +186,7 @@ struct peer_layout {
     out.state = take(sizeof(peer_state));
     out.headers = take(slots * max_peer_ranks * sizeof(peer_flag));
     out.flags = take(slots * max_peer_ranks * max_peer_blocks * sizeof(peer_flag));
+    out.slice_flags = take(slots * max_peer_ranks * max_peer_blocks * sizeof(peer_flag));
     out.lines = take(slots * out.slot_bytes);
     out.tp_lines = take(slots * out.tp_slot_bytes);
     for (std::int32_t t = 0; t < limits.tensors; ++t)

@@ -12,6 +12,11 @@
 
 namespace dpgather::inline v0 {
 
+/// Some warps of a rank, numbered through all of its blocks: this thread's, of how many.
+struct warp_group {
+  std::uint32_t index = 0, count = 1;
+};
+
 /// Places where a test may hold a block up.
 enum class peer_point : std::uint8_t {
   entered,   ///< before the header is sent
@@ -31,6 +36,8 @@ struct peer_rules {
   static constexpr bool alternates = true;  ///< a combine refuses the last call's input
   static constexpr bool fills_tails = true;
   static constexpr bool counts_idle_blocks = true;
+  static constexpr bool relays = true; ///< false is slower, not wrong: see device/peer_relay.hpp
+  static constexpr bool waits_for_slices = true; ///< before they are passed on
   /// Called by every block at each point; the default does nothing.
   template <class Block>
   DPGATHER_HOST_DEVICE void at(peer_point, const Block&) const noexcept {}
@@ -41,25 +48,20 @@ struct torn_line_rules : peer_rules {
   static constexpr bool whole_lines = false;
 };
 
-/// Warps of a rank that do a job together, and which of them this one is.
-struct warp_group {
-  std::uint32_t index = 0, count = 1;
-};
-
 /// One rank's block.
 ///
 /// - `thread() threads() block() blocks()`: who this thread is, of how many.
 /// - `sync()`, `sync_or(x)`: all threads of the block meet; whether any said so.
-/// - `warp() warps()`, `lanes`, `any(x)`: lanes that move in step share `lines_per_warp` lines;
-/// warps
+/// - `warp() warps()`, `lanes`, `any(x)`: lanes that move in step share `lines_per_warp` lines; warps
 ///   are numbered through all blocks of the rank, neighbours in different blocks.
+/// - `push`, `forward`: rows to the same place at several ranks; `pull<Sum>`: sums rows that they
+///   hold.
 /// - `post(to, flag)`: stores a flag; `publish(to, flag)`: after everything that threads of this
 ///   block did before the last `sync`. `observe(from)`, `acquire(from)`: loads one; what follows an
 ///   acquired flag sees what went before its publication.
 /// - `store_line`, `load_line`: this lane's part of a line, data words and epoch; when the lanes of
 ///   a warp have `parted()`, `store_line_parted`, `load_line_parted`.
 /// - `prefetch(from)`: a hint.
-/// - `push(rows, which, to, receivers, team)`: rows to the same place at several receivers.
 /// - `word(from)`, `set(to, value)`, `take(from)`: single words.
 /// - `poison(to, value)`: a word that arrives before anything the rank does after this kernel.
 /// - `now()`: nanoseconds. `pause()`: between two looks. `rules()`: a `peer_rules`.

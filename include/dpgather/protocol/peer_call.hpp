@@ -156,6 +156,14 @@ look_up(Block block, const peer_lane& lane, peer_call_id call, const peer_flag* 
   return 0;
 }
 
+/// A call as one thread hands it to an out-of-line part of it and takes it back: by value, since a
+/// call whose address leaves the kernel would live in memory.
+struct peer_call_part {
+  peer_call_id id{};
+  std::uint64_t started = 0;
+  bool failed = false;
+};
+
 } // namespace detail
 
 /// One call as one block lives through it. Every thread of the block has its own; what it says of
@@ -170,6 +178,22 @@ public:
       : block_{block}, lane_{lane}, state_{lane.state()}, shape_{shape},
         epoch_{block.word(&state_.epoch[block.block()]) + 1}, standing_{
                                                                   block.word(&state_.poison)} {}
+
+  /// Goes on with a call.
+  DPGATHER_HOST_DEVICE peer_call(Block& block, const peer_lane& lane,
+                                 const detail::peer_call_part& part) noexcept
+      : block_{block}, lane_{lane}, state_{lane.state()}, shape_{part.id.shape},
+        epoch_{part.id.epoch}, standing_{0}, started_{part.started}, counts_{part.id.counts},
+        expects_{part.id.expects}, failed_{part.failed} {}
+
+  /// What another one goes on with; `take_back` what that one left.
+  [[nodiscard]] DPGATHER_HOST_DEVICE detail::peer_call_part part() const noexcept {
+    return {id(), started_, failed_};
+  }
+  DPGATHER_HOST_DEVICE void take_back(const detail::peer_call_part& part) noexcept {
+    started_ = part.started;
+    failed_ = failed_ || part.failed;
+  }
 
   [[nodiscard]] DPGATHER_HOST_DEVICE std::uint64_t epoch() const noexcept { return epoch_; }
   [[nodiscard]] DPGATHER_HOST_DEVICE std::uint64_t slot() const noexcept {
@@ -228,15 +252,7 @@ public:
 
   /// Tells all peers that this block's stores are done; the caller has synced.
   DPGATHER_HOST_DEVICE void publish_flags() noexcept {
-    for_each_peer([&](std::int32_t r) {
-      const peer_flag flag{epoch_, 0, shape_};
-      peer_flag* const to = flag_of(r, lane_.rank());
-      if constexpr (rules::releases) {
-        block_.publish(to, flag);
-      } else {
-        block_.post(to, flag);
-      }
-    });
+    for_each_peer([&](std::int32_t r) { publish(flag_of(r, lane_.rank())); });
   }
   /// Waits until the same block of every peer that `wanted(rank)` names has published.
   template <class Wanted>
@@ -246,6 +262,31 @@ public:
       (void)wait_each(r, peer_point::received,
                       [&] { return block_.acquire(flag_of(lane_.rank(), r)).epoch == epoch_; });
     });
+  }
+
+  /// Tells the ranks that `wanted(rank)` names, maybe this one, that this block's part of their
+  /// slices is stored; the caller has synced.
+  template <class Wanted>
+  DPGATHER_HOST_DEVICE void publish_slices(Wanted wanted) noexcept {
+    for_each_rank([&](std::int32_t r) {
+      if (wanted(r)) publish(slice_flag(r, lane_.rank(), block_.block()));
+    });
+  }
+  /// Waits until all blocks of every rank that `wanted(rank)` names have stored their parts of this
+  /// rank's slice. The caller syncs, and asks `failed`.
+  template <class Wanted>
+  DPGATHER_HOST_DEVICE void wait_slices(Wanted wanted) noexcept {
+    if constexpr (!rules::waits_for_slices) return;
+    const std::uint32_t blocks = block_.blocks();
+    const std::uint32_t all = blocks * static_cast<std::uint32_t>(lane_.ranks());
+    DPGATHER_ROLLED
+    for (std::uint32_t i = block_.thread(); i < all && !failed_; i += block_.threads()) {
+      const auto r = static_cast<std::int32_t>(i / blocks);
+      if (!wanted(r)) continue;
+      const peer_flag* const from = slice_flag(lane_.rank(), r, i % blocks);
+      (void)wait_each(r, peer_point::received,
+                      [&] { return block_.acquire(from).epoch == epoch_; });
+    }
   }
 
   /// Looks until `arrived()`; false when the call has failed instead. One thread's own.
@@ -298,16 +339,29 @@ public:
   /// the fewest lines to see to.
   template <class Visit>
   DPGATHER_HOST_DEVICE void for_each_peer(Visit visit) const noexcept {
-    DPGATHER_ROLLED
-    for (std::uint32_t r = block_.threads() - 1 - block_.thread();
-         r < static_cast<std::uint32_t>(lane_.ranks()); r += block_.threads()) {
-      if (static_cast<std::int32_t>(r) != lane_.rank()) visit(static_cast<std::int32_t>(r));
-    }
+    for_each_rank([&](std::int32_t r) {
+      if (r != lane_.rank()) visit(r);
+    });
   }
 
 private:
   static constexpr std::uint32_t looks_between = Block::looks_between;
 
+  template <class Visit>
+  DPGATHER_HOST_DEVICE void for_each_rank(Visit visit) const noexcept {
+    DPGATHER_ROLLED
+    for (std::uint32_t r = block_.threads() - 1 - block_.thread();
+         r < static_cast<std::uint32_t>(lane_.ranks()); r += block_.threads())
+      visit(static_cast<std::int32_t>(r));
+  }
+  DPGATHER_HOST_DEVICE void publish(peer_flag* to) noexcept {
+    const peer_flag flag{epoch_, 0, shape_};
+    if constexpr (rules::releases) {
+      block_.publish(to, flag);
+    } else {
+      block_.post(to, flag);
+    }
+  }
   [[nodiscard]] DPGATHER_HOST_DEVICE detail::peer_call_id id() const noexcept {
     return {epoch_, shape_, counts_, expects_};
   }
@@ -337,9 +391,17 @@ private:
   }
   [[nodiscard]] DPGATHER_HOST_DEVICE peer_flag* flag_of(std::int32_t to,
                                                         std::int32_t from) const noexcept {
-    return reinterpret_cast<peer_flag*>(lane_.at(to, lane_.layout.flags)) +
-           (slot() * max_peer_ranks + static_cast<std::uint32_t>(from)) * max_peer_blocks +
-           block_.block();
+    return flag_at(lane_.layout.flags, to, from, block_.block());
+  }
+  [[nodiscard]] DPGATHER_HOST_DEVICE peer_flag* slice_flag(std::int32_t to, std::int32_t from,
+                                                           std::uint32_t block) const noexcept {
+    return flag_at(lane_.layout.slice_flags, to, from, block);
+  }
+  [[nodiscard]] DPGATHER_HOST_DEVICE peer_flag* flag_at(std::uint64_t flags, std::int32_t to,
+                                                        std::int32_t from,
+                                                        std::uint32_t block) const noexcept {
+    return reinterpret_cast<peer_flag*>(lane_.at(to, flags)) +
+           (slot() * max_peer_ranks + static_cast<std::uint32_t>(from)) * max_peer_blocks + block;
   }
   DPGATHER_HOST_DEVICE void mismatch(std::int32_t peer, const peer_flag& seen) noexcept {
     fail(errc::plan_mismatch, subject::operation, peer, shape_, seen.shape, peer_point::entered,
