@@ -57,6 +57,9 @@ struct same_input : peer_rules {
 struct no_tails : peer_rules {
   static constexpr bool fills_tails = false;
 };
+struct unseen_slices : peer_rules {
+  static constexpr bool waits_for_slices = false;
+};
 struct forgets_idle_blocks : peer_rules {
   static constexpr bool counts_idle_blocks = false;
 };
@@ -108,6 +111,13 @@ struct control_story {
     call.key = calls.size() + 1;
     call.shape = static_cast<std::uint32_t>(call.key);
     return calls.emplace_back(call);
+  }
+
+  /// All rows but one each are rank `heavy`'s, so that its peers help it.
+  story_call& add_skewed(bool combines, std::int32_t heavy) {
+    story_call& call = add(combines);
+    for (std::int32_t d = 0; d < with.dp_size; ++d) call.rows[d] = d == heavy ? 4 : 1;
+    return call;
   }
 
   template <class Rules>
@@ -218,6 +228,36 @@ TEST_CASE("no handshake: rows land in a view that the last call's reader has not
   story.held = {1, -1, peer_point::received, 1000us};
   goes_well(story, "handshake");
   goes_wrong<no_handshake>(story, "no handshake", wrong_bytes);
+}
+
+TEST_CASE("no handshake: rows land in a view that still takes the sums of a relayed combine") {
+  // Rank 0 has not looked for its sums yet, which its peers have put into its view. They go on, and
+  // bring rank 1's rows there.
+  control_story story{4};
+  story.with.most_line_bytes = 0;
+  for (int i = 0; i < 3; ++i) {
+    story.add_skewed(true, 0);
+    story.add_skewed(false, 1);
+  }
+  story.held = {0, -1, peer_point::waiting, 1000us};
+  goes_well(story, "handshake after a relayed combine");
+  goes_wrong<no_handshake>(story, "no handshake after a relayed combine", wrong_bytes);
+}
+
+TEST_CASE("unseen slices: what a heavy rank or a helper has not brought yet is passed on") {
+  for (const bool combines : {false, true}) {
+    CAPTURE(combines);
+    control_story story{4};
+    story.with.most_line_bytes = 0;
+    story.add_skewed(combines, 0);
+    // The heavy rank comes late with its rows; or one of its helpers with its sums.
+    story.held = {combines ? 2 : 0, -1, combines ? peer_point::waiting : peer_point::entered,
+                  2000us};
+    goes_well(story, "slices waited for");
+    goes_wrong<unseen_slices>(story, "unseen slices", [](const outcome& out) {
+      return out.wrong != 0 && out.all(errc::ok);
+    });
+  }
 }
 
 TEST_CASE("one input: a combine's input is rewritten while a peer still reads it") {

@@ -33,10 +33,21 @@ enum class kind : std::uint8_t {
   partial,   ///< a gather of partial rows; needs attention-TP peers
   sent,      ///< a combine in lines
   pulled,    ///< a combine that reads the inputs of peers
+  relayed,   ///< a gather of which one rank has most rows, and its peers pass them on
+  helped,    ///< a combine of the same, where they sum them
 };
-constexpr kind all_kinds[] = {kind::lines,   kind::stored, kind::exchanged,
-                              kind::partial, kind::sent,   kind::pulled};
-constexpr bool combines(kind k) { return k == kind::sent || k == kind::pulled; }
+constexpr kind all_kinds[] = {kind::lines, kind::stored, kind::exchanged, kind::partial,
+                              kind::sent,  kind::pulled, kind::relayed,   kind::helped};
+constexpr bool combines(kind k) {
+  return k == kind::sent || k == kind::pulled || k == kind::helped;
+}
+/// Whether it takes four ranks, none of them another's attention-TP peer.
+constexpr bool is_relayed(kind k) { return k == kind::relayed || k == kind::helped; }
+constexpr bool uses_lines(kind k) {
+  return k != kind::stored && k != kind::pulled && !is_relayed(k);
+}
+/// Whether rows are read from peers.
+constexpr bool rereads(kind k) { return k == kind::pulled || k == kind::helped; }
 
 constexpr std::uint64_t budget_ns = 1'000'000;
 
@@ -148,6 +159,11 @@ public:
     for (std::int32_t d = 0; d < with_.dp_size; ++d)
       out.rows[d] = d == eager / with_.tp_size ? random_.between(2, rank_rows - 1)
                                                : random_.between(0, rank_rows - 1);
+    if (is_relayed(k)) {
+      for (std::int32_t d = 0; d < with_.dp_size; ++d)
+        out.rows[d] = d == eager ? 2 : random_.between(0, 1);
+      out.rows[random_.between(0, with_.dp_size - 1)] = rank_rows - 1;
+    }
     out.global_rows = plan.global_rows;
     out.local_rows = rank_rows;
     out.blocks = with_.blocks;
@@ -246,7 +262,7 @@ private:
     out.tp_size = tp;
     out.rank_rows = rank_rows;
     out.tensors = 2;
-    out.row_bytes[0] = 264; // more than two lines
+    out.row_bytes[0] = 272; // more than two lines
     out.row_bytes[1] = 20;
     out.most_line_bytes = in_lines ? 1 << 20 : 0;
     out.blocks = blocks;
@@ -341,8 +357,8 @@ class fault_case {
 public:
   fault_case(random_source& random, std::int32_t dp, std::int32_t tp, std::int32_t victim, kind k,
              fault f, std::int32_t blocks)
-      : world_{random, dp, tp, k != kind::stored && k != kind::pulled, blocks}, random_{random},
-        victim_{victim}, kind_{k}, fault_{f} {}
+      : world_{random, dp, tp, uses_lines(k), blocks}, random_{random}, victim_{victim}, kind_{k},
+        fault_{f} {}
 
   void run() {
     // Some calls before, so that epochs, views and inputs are in use.
@@ -372,8 +388,7 @@ public:
       // Zeros after an error meet what peers and other blocks of the rank still store; a rank that
       // has given up no longer keeps its input for readers, who drop what they have read.
       std::optional<expected_races> racing;
-      if (places_differ || world_.blocks() > 1 || kind_ == kind::stored || kind_ == kind::pulled)
-        racing.emplace();
+      if (places_differ || world_.blocks() > 1 || !uses_lines(kind_)) racing.emplace();
       world_.run(scripts, &by, &enters, [&](std::int32_t) { return !places_differ; });
     }
     REQUIRE(world_.wrong_bytes() == 0);
@@ -393,7 +408,8 @@ public:
       const story_call* const last = scripts[static_cast<std::size_t>(r)].empty()
                                          ? nullptr
                                          : &scripts[static_cast<std::size_t>(r)].back();
-      if (world_.failed(r) && last != nullptr && world_.blocks() == 1 && kind_ != kind::stored)
+      if (world_.failed(r) && last != nullptr && world_.blocks() == 1 && kind_ != kind::stored &&
+          kind_ != kind::relayed)
         REQUIRE(world_.is_empty(r, *last));
     }
     REQUIRE(anybody);
@@ -489,6 +505,10 @@ private:
       return kind::pulled;
     case kind::pulled:
       return kind::stored;
+    case kind::relayed:
+      return kind::helped;
+    case kind::helped:
+      return kind::relayed;
     case kind::sent:
       return kind::lines;
     default:
@@ -614,14 +634,14 @@ private:
 TEST_CASE("every rank hears of every fault, by name, and a new arena works") {
   for_random_cases(
       [&](random_source& random) {
-        const std::int32_t ranks = random.between(2, 4);
-        const std::int32_t tp = ranks % 2 == 0 && random.chance(40) ? 2 : 1;
-        const std::int32_t dp = ranks / tp;
-        std::int32_t victim = random.between(0, ranks - 1);
         fault f = random.pick(all_faults);
         kind k = random.pick(all_kinds);
         const bool aliases = f == fault::aliasing || f == fault::aliasing_one;
-        if (aliases && !combines(k)) k = random.chance(50) ? kind::sent : kind::pulled;
+        if (aliases && !combines(k)) k = random.pick({kind::sent, kind::pulled, kind::helped});
+        const std::int32_t ranks = is_relayed(k) ? 4 : random.between(2, 4);
+        const std::int32_t tp = ranks % 2 == 0 && !is_relayed(k) && random.chance(40) ? 2 : 1;
+        const std::int32_t dp = ranks / tp;
+        std::int32_t victim = random.between(0, ranks - 1);
         if (k == kind::partial && tp == 1) k = kind::lines;
         // What a rank has not been told it cannot hold another opinion on; and with one
         // data-parallel rank there is no other.
@@ -647,15 +667,15 @@ TEST_CASE("every rank hears of every fault, by name, and a new arena works") {
 TEST_CASE("a rank just below the deadline is in time, one just above is not") {
   for_random_cases(
       [&](random_source& random) {
-        const std::int32_t ranks = random.between(2, 4);
-        const std::int32_t tp = ranks % 2 == 0 && random.chance(40) ? 2 : 1;
         kind k = random.pick(all_kinds);
+        const std::int32_t ranks = is_relayed(k) ? 4 : random.between(2, 4);
+        const std::int32_t tp = ranks % 2 == 0 && !is_relayed(k) && random.chance(40) ? 2 : 1;
         if (k == kind::partial && tp == 1) k = kind::stored;
         const bool late = random.chance(50);
         const std::int32_t slow = random.between(0, ranks - 1);
         dog().feed("slow rank, kind " + std::to_string(static_cast<int>(k)) +
                    (late ? ", late" : ", in time"));
-        fault_world world{random, ranks / tp, tp, k != kind::stored && k != kind::pulled, 1};
+        fault_world world{random, ranks / tp, tp, uses_lines(k), 1};
         const auto looks = [&](std::int64_t more) {
           std::array<std::int64_t, 4> first{};
           const auto at = [](std::int32_t r) { return static_cast<std::size_t>(r); };
@@ -681,7 +701,7 @@ TEST_CASE("a rank just below the deadline is in time, one just above is not") {
         const story_call call = world.call(k, slow);
         {
           std::optional<expected_races> racing;
-          if (late && (k == kind::stored || k == kind::pulled)) racing.emplace();
+          if (late && !uses_lines(k)) racing.emplace();
           world.run(std::vector<fault_world::script>(static_cast<std::size_t>(ranks), {call}),
                     nullptr, &holds);
         }
@@ -709,11 +729,11 @@ TEST_CASE("word of an error may come at any time") {
   const std::uint64_t word = poison_word::of(errc::native_error, subject::none, 1, 0);
   for_random_cases(
       [&](random_source& random) {
-        const std::int32_t ranks = random.between(2, 4);
         kind k = random.pick(all_kinds);
         if (k == kind::partial) k = kind::pulled;
+        const std::int32_t ranks = is_relayed(k) ? 4 : random.between(2, 4);
         dog().feed("late poison, kind " + std::to_string(static_cast<int>(k)));
-        fault_world world{random, ranks, 1, k != kind::stored && k != kind::pulled, 1};
+        fault_world world{random, ranks, 1, uses_lines(k), 1};
         const auto leave_word = [&](std::int32_t r) {
           std::atomic_ref{
               world.stage().story_ranks[static_cast<std::size_t>(r)].lane.state().poison}
@@ -730,7 +750,7 @@ TEST_CASE("word of an error may come at any time") {
           };
           const story_call call = world.call(k, 0);
           std::vector<fault_world::script> scripts(static_cast<std::size_t>(ranks), {call});
-          const bool drops = k == kind::pulled;
+          const bool drops = rereads(k);
           world.run(scripts, nullptr, &leaves, [&](std::int32_t) { return !drops; });
           if (drops) {
             for (std::int32_t r = 0; r < ranks; ++r) REQUIRE(world.is_empty(r, call));
