@@ -80,8 +80,8 @@ struct metering_block : telling_block<Rules> {
 
   // All blocks of a rank move the same rows together, or all of a group: its first one counts.
   void push(const dg::detail::row_places<const std::byte>& from, dg::row_range which,
-            std::byte* const* to, std::int32_t receivers) {
-    forward(from, which, to, receivers, this->all_warps());
+            std::byte* const* to, std::int32_t receivers, dg::warp_group by) {
+    forward(from, which, to, receivers, by);
   }
   void forward(const dg::detail::row_places<const std::byte>& from, dg::row_range which,
                std::byte* const* to, std::int32_t receivers, dg::warp_group by) {

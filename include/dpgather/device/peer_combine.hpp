@@ -100,7 +100,8 @@ struct peer_combine {
       sum_source out;
       out.rank = r;
       out.data = rows.place(r, inputs, 0, table.share[own]);
-      out.row_bytes = out.stride = row_bytes;
+      out.row_bytes = row_bytes;
+      out.stride = row_bytes;
       return out;
     };
     if (lines) {
