@@ -79,7 +79,7 @@ TEST_CASE("a borrowed stream is left alone, and what cannot be made is named") {
     { const dg::side_stream side{with.main}; }
     CHECK(fake_cuda::calls("cudaStreamDestroy") == 0);
 
-    fake_cuda::fail_nth("cudaEventCreateWithFlags", 4, cudaErrorMemoryAllocation);
+    fake_cuda::fail_nth("cudaEventCreateWithFlags", 2, cudaErrorMemoryAllocation);
     dg::side_stream side;
     CHECK(side.check().code == dg::errc::native_error);
     CHECK(side.check().native == cudaErrorMemoryAllocation);
