@@ -5,9 +5,10 @@
 /// over as many GPUs as asked for.
 
 #include "must.cuh"
+#include "peer_outcome.hpp"
 #include "peer_story.hpp"
-
-#include <dpgather/device/gpu_block.cuh>
+#include "peer_story_kernel.cuh"
+#include "random_cases.hpp"
 
 #include <doctest/doctest.h>
 
@@ -17,6 +18,8 @@
 #include <cstdint>
 #include <cstring>
 #include <memory>
+#include <stdexcept>
+#include <string>
 #include <type_traits>
 #include <vector>
 
@@ -46,53 +49,6 @@ private:
   };
   std::unique_ptr<std::byte, release> data_;
 };
-
-inline constexpr int story_threads = 512;
-
-template <class Rules>
-struct telling_gpu_block : dg::gpu_block<Rules> {
-  using base = dg::gpu_block<Rules>;
-  using base::base;
-  __device__ telling_gpu_block(const base& other) : base{other} {}
-  [[nodiscard]] __device__ telling_gpu_block narrowed(std::uint32_t count) const {
-    return base::narrowed(count);
-  }
-  __device__ static std::uint64_t count_wrong(std::uint64_t* wrong) {
-    return atomicAdd(reinterpret_cast<unsigned long long*>(wrong), 1ull);
-  }
-};
-
-/// Brings the blocks of one rank together, as the end of a kernel does.
-struct rank_barrier {
-  std::uint32_t* counter; // of the rank
-  std::uint32_t blocks;
-  mutable std::uint32_t target = 0;
-
-  __device__ void operator()() const {
-    __syncthreads();
-    target += blocks;
-    if (threadIdx.x == 0) {
-      __threadfence();
-      atomicAdd(counter, 1u);
-      while (static_cast<std::int32_t>(*static_cast<volatile std::uint32_t*>(counter) - target) < 0)
-        ;
-      __threadfence();
-    }
-    __syncthreads();
-  }
-};
-
-template <class Sum, class Rules>
-__global__ void __launch_bounds__(story_threads, 1)
-    tell_story(const story_rank* ranks, std::uint32_t blocks, const story_call* calls,
-               std::uint32_t call_count, std::uint32_t* counters, Rules rules) {
-  __shared__ dg::gpu_block_memory memory;
-  const story_rank& rank = ranks[blockIdx.x / blocks];
-  telling_gpu_block<Rules> block{blockIdx.x % blocks, blocks, rules, memory};
-  const rank_barrier meet{counters + blockIdx.x / blocks, blocks};
-  story_teller<Sum, telling_gpu_block<Rules>, const rank_barrier&> teller{block, rank, meet};
-  for (std::uint32_t c = 0; c < call_count; ++c) teller.tell(calls[c]);
-}
 
 /// All ranks of a world, rank r on GPU r % gpus.
 class gpu_stage {
@@ -158,10 +114,35 @@ public:
   gpu_stage& operator=(const gpu_stage&) = delete;
   ~gpu_stage() { (void)cudaFreeHost(controls_); }
 
+  /// How long every rank's kernels wait.
+  void set_budget(std::uint64_t ns) {
+    for (std::int32_t r = 0; r < layout_.ranks; ++r) controls_[r].budget_ns = ns;
+  }
+
   /// Tells a story on all GPUs; the number of wrong things, the first of which are logged.
   template <class Sum, class Rules>
   std::uint64_t tell(const story_options& with, const std::vector<story_call>& calls,
                      const Rules& rules = {}) {
+    run<Sum>(with, calls, rules);
+    const story_outcome found = outcome();
+    for (std::size_t r = 0; r < found.ranks.size(); ++r) {
+      const story_outcome::of_rank& each = found.ranks[r];
+      if (each.wrong != 0)
+        MESSAGE("rank ", r, ": ", each.wrong, " wrong, first in call ", each.first[0] % 1'000'000,
+                " what ", each.first[1], " row ", each.first[2], " column ", each.first[3], " got ",
+                each.first[4]);
+      const dg::peer_record& error = each.error;
+      if (error.written != 0)
+        MESSAGE("rank ", r, ": ", name_of(static_cast<dg::errc>(error.code)), " about ",
+                name_of(static_cast<dg::subject>(error.about)), " by ", error.rank, " peer ",
+                error.peer, " value ", error.value, " limit ", error.limit, " call ", error.epoch,
+                " phase ", static_cast<int>(error.phase));
+    }
+    return found.wrong() + found.errors();
+  }
+  /// The same without a word; ask `outcome`.
+  template <class Sum, class Rules>
+  void run(const story_options& with, const std::vector<story_call>& calls, const Rules& rules) {
     struct part {
       const story_rank* ranks = nullptr;
       std::uint32_t rank_count = 0;
@@ -195,32 +176,31 @@ public:
       if (mine.rank_count == 0) continue;
       cuda_must(cudaSetDevice(g), "device");
       void* arguments[] = {&mine.ranks, &blocks, &mine.calls, &count, &mine.counters, &copy};
-      cuda_must(cudaLaunchCooperativeKernel(tell_story<Sum, Rules>, dim3{mine.rank_count * blocks},
-                                            dim3{story_threads}, arguments, 0, nullptr),
-                "launch");
+      const cudaError_t launched =
+          cudaLaunchCooperativeKernel(tell_story<Sum, Rules>, dim3{mine.rank_count * blocks},
+                                      dim3{story_threads}, arguments, 0, nullptr);
+      if (launched != cudaSuccess)
+        throw std::runtime_error{"launch of " + std::to_string(mine.rank_count) + " ranks of " +
+                                 std::to_string(blocks) + " blocks: " + cudaGetErrorName(launched) +
+                                 ". " + story_room<Sum, Rules>::of(g).text()};
     }
-    std::uint64_t wrong = 0;
     for (int g = 0; g < gpus_; ++g) {
       cuda_must(cudaSetDevice(g), "device");
       cuda_must(cudaDeviceSynchronize(), "story");
     }
+  }
+  /// What came of the story.
+  [[nodiscard]] story_outcome outcome() const {
+    story_outcome out;
     for (std::size_t r = 0; r < ranks_.size(); ++r) {
       std::uint64_t found[6];
       cuda_must(cudaMemcpy(found, ranks_[r].wrong, sizeof found, cudaMemcpyDeviceToHost), "found");
-      wrong += found[0];
-      if (found[0] != 0)
-        MESSAGE("rank ", r, ": ", found[0], " wrong, first in call ", found[1] % 1'000'000,
-                " what ", found[2], " row ", found[3], " column ", found[4], " got ", found[5]);
-      const dg::peer_record& first = controls_[r].first;
-      if (first.written != 0) {
-        ++wrong;
-        MESSAGE("rank ", r, ": ", name_of(static_cast<dg::errc>(first.code)), " about ",
-                name_of(static_cast<dg::subject>(first.about)), " by ", first.rank, " peer ",
-                first.peer, " value ", first.value, " limit ", first.limit, " call ", first.epoch,
-                " phase ", static_cast<int>(first.phase));
-      }
+      story_outcome::of_rank& each = out.ranks.emplace_back();
+      each.wrong = found[0];
+      std::memcpy(each.first, found + 1, sizeof each.first);
+      each.error = controls_[r].first;
     }
-    return wrong;
+    return out;
   }
   [[nodiscard]] dg::peer_control& control(std::size_t r) { return controls_[r]; }
   [[nodiscard]] const dg::peer_layout& layout() const { return layout_; }
@@ -267,6 +247,7 @@ void gpu_story(random_source& random, std::uint64_t key, int gpus) {
   with.blocks = random.between(1, 8);
   const std::uint64_t starts[] = {0, 5, (std::uint64_t{1} << 31) - 3, (std::uint64_t{1} << 32) - 3,
                                   ~std::uint64_t{0} - 2};
+  limit_blocks<Sum, rules>(with, gpus);
   gpu_stage stage{with, random, random.pick(starts), gpus};
   const std::vector<story_call> calls = draw_story<Sum>(random, with, 12, key);
   CAPTURE(with.dp_size);
