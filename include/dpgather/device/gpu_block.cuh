@@ -179,6 +179,9 @@ public:
   [[nodiscard]] __device__ bool take(std::uint32_t* lock) noexcept {
     return atomicExch(lock, 1u) == 0;
   }
+  [[nodiscard]] __device__ static std::uint64_t increment(std::uint64_t* word) noexcept {
+    return atomicAdd(reinterpret_cast<unsigned long long*>(word), 1ull);
+  }
   __device__ void publish_word(std::uint32_t* to, std::uint32_t value) noexcept {
     __threadfence_system();
     *static_cast<volatile std::uint32_t*>(to) = value;

@@ -90,6 +90,9 @@ public:
   [[nodiscard]] static bool take(std::uint32_t* lock) noexcept {
     return std::atomic_ref{*lock}.exchange(1) == 0;
   }
+  [[nodiscard]] static std::uint64_t increment(std::uint64_t* word) noexcept {
+    return std::atomic_ref{*word}.fetch_add(1);
+  }
   static void publish_word(std::uint32_t* to, std::uint32_t value) noexcept { set(to, value); }
   static void poison(std::uint64_t* to, std::uint64_t value) noexcept { set(to, value); }
   [[nodiscard]] std::uint64_t now() const noexcept {

@@ -53,6 +53,7 @@ struct peer_combine {
         choose_input(input, rows.lane.layout.input_count, used[0], call.epoch());
     (void)call.began_poisoned();
     block.sync_warp();
+    call.claim();
     rows.fill_table(call, block, 1, detail::may_relay_sums(rows) ? rows.lane.ranks() - 1 : 0);
     if (rules::alternates && block.thread() == 0 && used[which] + 1 == call.epoch())
       call.fail(errc::aliasing, subject::global, -1, which, rows.lane.layout.input_count);

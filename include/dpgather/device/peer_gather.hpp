@@ -78,6 +78,7 @@ struct peer_gather {
     // 2. Whose rows lie where. One warp has read the counts, and knows.
     if (exchanged && block.sync_or(call.failed())) return empty(block);
     block.sync_warp();
+    call.claim();
     rows.fill_table(call, block, exchanged ? rows.tp_size : 1,
                     owes_sum ? 0 : rows.lane.ranks() - rows.tp_size);
     if (block.sync_or(call.failed())) return empty(block);

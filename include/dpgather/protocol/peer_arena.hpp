@@ -51,6 +51,9 @@ struct peer_state {
   /// Calls that this block's number has seen. One word for each block, so that no block waits for
   /// another; block 0 counts for those that a call does without.
   std::uint64_t epoch[max_peer_blocks]{};
+  /// Calls that this block's number has begun: as many as it has seen when the next one begins, or
+  /// another kernel is in the channel.
+  std::uint64_t begun[max_peer_blocks]{};
   std::uint64_t view_used = 0;           ///< epoch of the last gather
   std::uint64_t input_used[2]{};         ///< epochs of the last combines that read the inputs
   std::uint32_t failed = 0;              ///< taken by the first thread that finds an error
@@ -62,6 +65,7 @@ struct peer_state {
 [[nodiscard]] constexpr peer_state first_state(std::uint64_t start) noexcept {
   peer_state out;
   for (std::uint64_t& e : out.epoch) e = start;
+  for (std::uint64_t& b : out.begun) b = start;
   out.view_used = out.input_used[0] = out.input_used[1] = start - 1; // by no call just before
   return out;
 }

@@ -52,7 +52,8 @@ struct torn_line_rules : peer_rules {
 ///
 /// - `thread() threads() block() blocks()`: who this thread is, of how many.
 /// - `sync()`, `sync_or(x)`: all threads of the block meet; whether any said so.
-/// - `warp() warps()`, `lanes`, `any(x)`: lanes that move in step share `lines_per_warp` lines; warps
+/// - `warp() warps()`, `lanes`, `any(x)`: lanes that move in step share `lines_per_warp` lines;
+/// warps
 ///   are numbered through all blocks of the rank, neighbours in different blocks.
 /// - `push`, `forward`: rows to the same place at several ranks; `pull<Sum>`: sums rows that they
 ///   hold.
@@ -62,7 +63,8 @@ struct torn_line_rules : peer_rules {
 /// - `store_line`, `load_line`: this lane's part of a line, data words and epoch; when the lanes of
 ///   a warp have `parted()`, `store_line_parted`, `load_line_parted`.
 /// - `prefetch(from)`: a hint.
-/// - `word(from)`, `set(to, value)`, `take(from)`: single words.
+/// - `word(from)`, `set(to, value)`, `take(from)`, `increment(word)`: single words; the last two
+///   answer what was there.
 /// - `poison(to, value)`: a word that arrives before anything the rank does after this kernel.
 /// - `now()`: nanoseconds. `pause()`: between two looks. `rules()`: a `peer_rules`.
 template <class B>

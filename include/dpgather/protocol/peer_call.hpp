@@ -151,8 +151,14 @@ look_up(Block block, const peer_lane& lane, peer_call_id call, const peer_flag* 
   if (started == 0) return now == 0 ? 1 : now;
   const std::uint64_t budget = block.word(&lane.control->budget_ns);
   if (now <= started || now - started <= budget) return started;
-  fail_call(block, lane, call, errc::timeout, subject::none, peer, static_cast<std::int64_t>(where),
-            static_cast<std::int64_t>(budget / 1000), where, 0);
+  // One that has begun the call may itself wait for one that has not.
+  std::int32_t missing = peer;
+  const peer_flag* const headers = header - peer;
+  DPGATHER_ROLLED
+  for (std::int32_t r = 0; seen.epoch == call.epoch && r < lane.ranks(); ++r)
+    if (r != lane.rank() && block.observe(headers + r).epoch != call.epoch) missing = r;
+  fail_call(block, lane, call, errc::timeout, subject::none, missing,
+            static_cast<std::int64_t>(where), static_cast<std::int64_t>(budget / 1000), where, 0);
   return 0;
 }
 
@@ -208,6 +214,13 @@ public:
     detail::hear_failure(block_, lane_, id(), standing_);
     failed_ = true;
     return true;
+  }
+  /// Begins the call for this block, which nobody else may have begun and not ended: a second
+  /// stream in the channel. Once; by a thread that has nothing urgent to do. Sync after.
+  DPGATHER_HOST_DEVICE void claim() noexcept {
+    if (block_.thread() != block_.threads() / 2 || standing_ != 0) return;
+    const std::uint64_t begun = block_.increment(&state_.begun[block_.block()]);
+    if (begun + 1 != epoch_) fail(errc::busy, subject::call, -1, 1, 0);
   }
   /// Sends this rank's header to all peers. Block 0 speaks for the rank. `released`: peers that
   /// acquire it may read what earlier kernels of this rank wrote.
@@ -329,8 +342,10 @@ public:
     if (block_.thread() == 0) block_.set(&state_.epoch[own], epoch_);
     if (own == 0 && rules::counts_idle_blocks) {
       for (std::uint32_t b = block_.blocks() + block_.thread(); b < max_peer_blocks;
-           b += block_.threads())
+           b += block_.threads()) {
         block_.set(&state_.epoch[b], epoch_);
+        block_.set(&state_.begun[b], epoch_);
+      }
     }
     return true;
   }
