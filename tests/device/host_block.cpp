@@ -14,10 +14,9 @@ namespace {
 using namespace dpgather;
 using namespace test_support;
 
-template <class Sum, class Rules>
+template <class Sum>
 void random_story(random_source& random, std::uint64_t key) {
   story_options with = draw_options(random, 6, sizeof(typename Sum::storage));
-  with.whole_lines = Rules::whole_lines;
   const std::uint64_t starts[] = {0, 5, (std::uint64_t{1} << 31) - 3, (std::uint64_t{1} << 32) - 3,
                                   ~std::uint64_t{0} - 2};
   host_stage stage{with, random, random.pick(starts)};
@@ -25,7 +24,7 @@ void random_story(random_source& random, std::uint64_t key) {
   CAPTURE(with.dp_size);
   CAPTURE(with.tp_size);
   CAPTURE(with.most_line_bytes);
-  REQUIRE(tell_on_host<Sum>(stage, with, calls, [](std::int32_t) { return Rules{}; }) == 0);
+  REQUIRE(tell_on_host<Sum>(stage, with, calls) == 0);
 }
 
 } // namespace
@@ -36,9 +35,9 @@ TEST_CASE("every sequence of calls gives every byte, without a barrier between r
       [&](random_source& random) {
         ++key;
         if (random.chance(50)) {
-          random_story<dg::detail::bf16_sum, peer_rules>(random, key);
+          random_story<dg::detail::bf16_sum>(random, key);
         } else {
-          random_story<dg::detail::f32_sum, torn_line_rules>(random, key);
+          random_story<dg::detail::f32_sum>(random, key);
         }
       },
       case_count(20'000) / 100);

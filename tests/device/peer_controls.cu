@@ -13,7 +13,7 @@ namespace {
 
 using namespace test_support;
 using sum = dg::detail::bf16_sum;
-using kept = dg::torn_line_rules; // several ranks on one GPU
+using kept = dg::peer_rules;
 
 /// A broken rule may leave a rank waiting: a stall's 1 ms is far from it.
 constexpr std::uint64_t long_budget = 30'000'000'000, short_budget = 100'000'000;

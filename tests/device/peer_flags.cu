@@ -124,7 +124,6 @@ flag_outcome run_flags(std::uint32_t rounds) {
   limits.rank_rows = 1;
   limits.view_rows = 2;
   limits.row_bytes[0] = 16;
-  limits.whole_lines = false;
   const auto layout = dg::peer_layout::of(limits);
   REQUIRE(layout.ok());
   void* mapped = nullptr;
@@ -178,14 +177,14 @@ flag_outcome run_flags(std::uint32_t rounds) {
 
 TEST_CASE("a released flag never comes before what it speaks of") {
   const auto rounds = static_cast<std::uint32_t>(case_count(5'000));
-  const flag_outcome kept = run_flags<dg::torn_line_rules>(rounds);
+  const flag_outcome kept = run_flags<dg::peer_rules>(rounds);
   MESSAGE("released: ", kept.stale, " old words in ", kept.calls, " calls of ", kept.wanted,
           ", errors ", dg::name_of(kept.errors[0]), " ", dg::name_of(kept.errors[1]));
   REQUIRE(kept.errors[0] == dg::errc::ok);
   REQUIRE(kept.errors[1] == dg::errc::ok);
   REQUIRE(kept.calls == kept.wanted);
   REQUIRE(kept.stale == 0);
-  const flag_outcome broken = run_flags<relaxed_flags<dg::torn_line_rules>>(rounds);
+  const flag_outcome broken = run_flags<relaxed_flags<dg::peer_rules>>(rounds);
   MESSAGE("not released: ", broken.stale, " old words in ", broken.calls, " calls of ",
           broken.wanted, " (seen, not demanded)");
   CHECK(broken.calls == broken.wanted); // it ends, whatever it read

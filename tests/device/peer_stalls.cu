@@ -14,7 +14,7 @@
 namespace {
 
 using namespace test_support;
-using rules = stalled<dg::torn_line_rules>;
+using rules = stalled<dg::peer_rules>;
 
 template <class Sum>
 void stalled_story(random_source& random, std::uint64_t key, unsigned long long* hits) {
@@ -22,7 +22,6 @@ void stalled_story(random_source& random, std::uint64_t key, unsigned long long*
   do {
     with = draw_options(random, 8, sizeof(typename Sum::storage));
   } while (with.dp_size * with.tp_size < 2);
-  with.whole_lines = false;
   with.blocks = random.between(1, 8);
   limit_blocks<Sum, rules>(with, 1);
   const std::uint64_t start = random.pick<std::uint64_t>(

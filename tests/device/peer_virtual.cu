@@ -4,5 +4,5 @@
 #include <doctest/doctest.h>
 
 TEST_CASE("virtual ranks give every byte") {
-  test_support::gpu_stories<false>(test_support::case_count(2'000), 1);
+  test_support::gpu_stories(test_support::case_count(2'000), 1, 8);
 }

@@ -57,7 +57,6 @@ struct control_story {
     with.row_bytes[0] = row_bytes;
     with.blocks = blocks;
     with.most_line_bytes = lines ? 1 << 20 : 0;
-    with.whole_lines = false; // all ranks on one GPU
   }
   /// Every rank has `rows` rows.
   story_call& add(bool combines, std::int32_t rows = 4, std::int64_t tail = 0) {

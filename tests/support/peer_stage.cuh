@@ -20,7 +20,6 @@
 #include <memory>
 #include <stdexcept>
 #include <string>
-#include <type_traits>
 #include <vector>
 
 namespace test_support {
@@ -238,36 +237,33 @@ inline void connect_gpus(int gpus) {
   }
 }
 
-/// One random world with one random story. Whole lines are NVLink's: each rank has a GPU then.
-template <class Sum, bool Whole>
-void gpu_story(random_source& random, std::uint64_t key, int gpus) {
-  using rules = std::conditional_t<Whole, dg::peer_rules, dg::torn_line_rules>;
-  story_options with = draw_options(random, Whole ? gpus : 8, sizeof(typename Sum::storage));
-  with.whole_lines = Whole;
+/// One random world of up to `most_ranks` ranks with one random story.
+template <class Sum>
+void gpu_story(random_source& random, std::uint64_t key, int gpus, std::int32_t most_ranks) {
+  story_options with = draw_options(random, most_ranks, sizeof(typename Sum::storage));
   with.blocks = random.between(1, 8);
   const std::uint64_t starts[] = {0, 5, (std::uint64_t{1} << 31) - 3, (std::uint64_t{1} << 32) - 3,
                                   ~std::uint64_t{0} - 2};
-  limit_blocks<Sum, rules>(with, gpus);
+  limit_blocks<Sum, dg::peer_rules>(with, gpus);
   gpu_stage stage{with, random, random.pick(starts), gpus};
   const std::vector<story_call> calls = draw_story<Sum>(random, with, 12, key);
   CAPTURE(with.dp_size);
   CAPTURE(with.tp_size);
   CAPTURE(with.most_line_bytes);
-  const std::uint64_t wrong = stage.tell<Sum, rules>(with, calls);
+  const std::uint64_t wrong = stage.tell<Sum, dg::peer_rules>(with, calls);
   REQUIRE(wrong == 0);
 }
 
 /// `cases` random stories on `gpus` GPUs.
-template <bool Whole>
-void gpu_stories(std::uint64_t cases, int gpus) {
+inline void gpu_stories(std::uint64_t cases, int gpus, std::int32_t most_ranks) {
   std::uint64_t key = 0;
   for_random_cases(
       [&](random_source& random) {
         ++key;
-        if (Whole || random.chance(50)) {
-          gpu_story<dg::detail::bf16_sum, Whole>(random, key, gpus);
+        if (random.chance(50)) {
+          gpu_story<dg::detail::bf16_sum>(random, key, gpus, most_ranks);
         } else {
-          gpu_story<dg::detail::f32_sum, Whole>(random, key, gpus);
+          gpu_story<dg::detail::f32_sum>(random, key, gpus, most_ranks);
         }
       },
       cases);

@@ -373,7 +373,6 @@ struct story_options {
   std::int32_t same_kind = 30; ///< percent of calls that repeat the last one's operation
   std::int32_t skewed = 0;     ///< percent of calls where one rank or two have most rows
   bool exchanged = true;
-  bool whole_lines = true;
 };
 
 /// Counts of data-parallel ranks where one has by far the most, or two have: the others few or
@@ -447,7 +446,6 @@ inline dg::peer_limits limits_of(const story_options& with) {
   out.tensors = with.tensors;
   for (std::int32_t t = 0; t < with.tensors; ++t) out.row_bytes[t] = with.row_bytes[t];
   out.most_line_bytes = with.most_line_bytes;
-  out.whole_lines = with.whole_lines;
   return out;
 }
 

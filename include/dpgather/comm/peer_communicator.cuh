@@ -206,7 +206,7 @@ private:
                                       const step_plan& plan) const noexcept {
     const std::int64_t rows = (plan.global_rows + plan.dp_size - 1) / plan.dp_size;
     const std::uint64_t bytes = static_cast<std::uint64_t>(rows) * layout().row_bytes[0];
-    const auto warps = static_cast<std::int64_t>(bytes / (line_words(true) * 8) / 4 + 1);
+    const auto warps = static_cast<std::int64_t>(bytes / (line_words * 8) / 4 + 1);
     const std::int64_t most =
         call.blocks > 0 ? std::min(call.blocks, max_peer_blocks) : max_peer_blocks;
     std::int64_t blocks = most;

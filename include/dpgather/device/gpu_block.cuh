@@ -216,7 +216,6 @@ public:
   }
   /// Whether the lanes of this warp are not all here together; no lane finds that they are then.
   [[nodiscard]] __device__ static bool parted() noexcept {
-    if constexpr (!Rules::whole_lines) return false; // 16 bytes for themselves
     std::uint32_t lanes_here;
     asm volatile("activemask.b32 %0;" : "=r"(lanes_here)::"memory");
     return lanes_here != 0xffffffffu;

@@ -105,27 +105,20 @@ public:
                          bool has) noexcept {
     if (!has) return;
     auto* const words = reinterpret_cast<std::uint64_t*>(line);
-    constexpr std::size_t group = Rules::whole_lines ? part_words : 2; // epoch last
-    for (std::size_t first = 0; first < part_words; first += group) {
-      const std::size_t last = first + group - 1;
-      for (std::size_t i = first; i < last; ++i)
-        std::atomic_ref{words[i]}.store(part[i], std::memory_order_relaxed);
-      std::atomic_ref{words[last]}.store(part[last], std::memory_order_release);
-    }
+    constexpr std::size_t epoch = part_words - 1; // last
+    for (std::size_t i = 0; i < epoch; ++i)
+      std::atomic_ref{words[i]}.store(part[i], std::memory_order_relaxed);
+    std::atomic_ref{words[epoch]}.store(part[epoch], std::memory_order_release);
   }
   static void load_line(const std::byte* line, std::uint64_t (&part)[part_words],
                         bool has) noexcept {
     if (!has) return;
     auto* const words = const_cast<std::uint64_t*>(reinterpret_cast<const std::uint64_t*>(line));
-    constexpr std::size_t group = Rules::whole_lines ? part_words : 2;
-    for (std::size_t first = 0; first < part_words; first += group) {
-      const std::size_t last = first + group - 1;
-      part[last] = std::atomic_ref{words[last]}.load(std::memory_order_acquire);
-      for (std::size_t i = first; i < last; ++i)
-        part[i] = std::atomic_ref{words[i]}.load(std::memory_order_relaxed);
-    }
+    constexpr std::size_t epoch = part_words - 1; // first
+    part[epoch] = std::atomic_ref{words[epoch]}.load(std::memory_order_acquire);
+    for (std::size_t i = 0; i < epoch; ++i)
+      part[i] = std::atomic_ref{words[i]}.load(std::memory_order_relaxed);
   }
-
   [[nodiscard]] static constexpr bool parted() noexcept { return false; }
   static void store_line_parted(std::byte*, const std::uint64_t (&)[part_words], bool) noexcept {}
   static void load_line_parted(const std::byte*, std::uint64_t (&)[part_words], bool) noexcept {}

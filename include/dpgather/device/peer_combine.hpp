@@ -81,7 +81,7 @@ struct peer_combine {
       const peer_share& share = table.share[r];
       if (!share.lines) continue;
       const std::uint32_t bytes = rows.bytes(0, share.count);
-      const std::uint32_t count = lines_for<Block>(bytes);
+      const std::uint32_t count = lines_of(bytes);
       const row_words<const std::byte> addends{rows.place(own, inputs, 0, share), row_bytes, bytes};
       const auto deliver = [&](auto store) { store(rows.lines(r, call.slot(), own, 0)); };
       send_lines<line_order::last_warps>(block, call.epoch(), count, addends, deliver);
@@ -125,7 +125,7 @@ struct peer_combine {
       const std::int32_t t = rows.tp_neighbour(i);
       const std::int32_t r = rows.tp_peer(t);
       const peer_share& share = table.share[r];
-      ok = receive_lines<1>(block, call, r, lines_for<Block>(rows.bytes(0, share.count)),
+      ok = receive_lines<1>(block, call, r, lines_of(rows.bytes(0, share.count)),
                             rows.tp_lines(own, call.slot(), t), local_share(share));
     }
     if (ok && block.block() == 0)
@@ -200,7 +200,7 @@ private:
                                                     Source source) const noexcept {
     const peer_share& mine = block.table().share[rows.lane.rank()];
     const std::uint32_t bytes = rows.bytes(0, mine.count);
-    const std::uint32_t lines = lines_for<Block>(bytes);
+    const std::uint32_t lines = lines_of(bytes);
     const row_words<std::byte> to = local_share(mine);
     const auto deliver = [&](const auto& window, const auto& sums) {
       window.for_each_word(

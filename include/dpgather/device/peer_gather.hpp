@@ -52,9 +52,9 @@ struct peer_gather {
     const std::int32_t mine = block.word(&rows.live->rows[rows.dp_rank]);
     if (!exchanged) rows.read_counts(block);
     // A hint, before anybody knows how many rows there are: what this warp is the first to send.
-    const std::uint64_t ahead = std::uint64_t{block.warp()} * Block::lines_per_warp *
-                                    (line_words(Block::rules_type::whole_lines) * 8) +
-                                block.thread() % Block::lanes * 128;
+    const std::uint64_t ahead =
+        std::uint64_t{block.warp()} * Block::lines_per_warp * (line_words * 8) +
+        block.thread() % Block::lanes * 128;
     if (!owes_sum && block.thread() % Block::lanes <= Block::lines_per_warp &&
         ahead < static_cast<std::uint32_t>(rows.local_rows) * local[0].row_bytes)
       block.prefetch(local[0].data + ahead);
@@ -194,7 +194,7 @@ private:
   template <class Block>
   DPGATHER_HOST_DEVICE void send_in_lines(Block& block, peer_call<Block>& call, std::int32_t t,
                                           const peer_share& share) const noexcept {
-    const std::uint32_t lines = lines_for<Block>(rows.bytes(t, share.count));
+    const std::uint32_t lines = lines_of(rows.bytes(t, share.count));
     const row_words<const std::byte> from = local_share(share, t);
     const auto deliver = [&](auto store) {
       DPGATHER_ROLLED
@@ -210,7 +210,7 @@ private:
                                                   std::int32_t t, std::int32_t r) const noexcept {
     const peer_share& share = block.table().share[r];
     const std::uint32_t bytes = rows.bytes(t, share.count);
-    const std::uint32_t lines = lines_for<Block>(bytes);
+    const std::uint32_t lines = lines_of(bytes);
     const std::int32_t own = rows.lane.rank();
     const row_words<std::byte> to{rows.place(own, rows.lane.layout.views[t], t, share),
                                   rows.lane.layout.row_bytes[t], bytes};
@@ -290,7 +290,7 @@ private:
       const std::int32_t r = rows.tp_peer(rows.tp_neighbour(i));
       const peer_share& share = table.share[r];
       send_lines<1, line_order::first_warps>(
-          block, call.epoch(), lines_for<Block>(rows.bytes(0, share.count)), local_share(share, 0),
+          block, call.epoch(), lines_of(rows.bytes(0, share.count)), local_share(share, 0),
           [&](auto store) { store(rows.tp_lines(r, call.slot(), rows.tp_rank)); });
     }
     const peer_share& mine = table.share[own];
@@ -311,7 +311,7 @@ private:
       return out;
     };
     return sum_lines<Sum, 1, 4>(
-        block, call, lines_for<Block>(bytes), bytes, rows.tp_size, source,
+        block, call, lines_of(bytes), bytes, rows.tp_size, source,
         [&](const auto& window, const auto& sums) {
           for (std::int32_t i = 1; i < rows.lane.ranks(); ++i) {
             const std::int32_t r = rows.lane.neighbour(i);

@@ -78,7 +78,6 @@ template <class Block, int Lines>
 class line_window {
 public:
   static constexpr int part_words = Block::part_words;
-  static constexpr bool whole = Block::rules_type::whole_lines;
 
   DPGATHER_HOST_DEVICE line_window(const Block& block, std::uint32_t base, std::uint32_t apart,
                                    std::uint32_t lines) noexcept
@@ -96,16 +95,14 @@ public:
   }
   /// Whether this lane's word `i` is the epoch.
   [[nodiscard]] DPGATHER_HOST_DEVICE bool is_epoch(int i) const noexcept {
-    const std::uint32_t at = part_ + static_cast<std::uint32_t>(i);
-    return whole ? at == line_words(true) : at % 2 == 1;
+    return part_ + static_cast<std::uint32_t>(i) == line_words;
   }
   /// Calls `visit(u, i, w)` for the data words that this lane holds, w below `words`.
   template <class Visit>
   DPGATHER_HOST_DEVICE void for_each_word(std::uint32_t words, Visit visit) const noexcept {
     for (int u = 0; u < Lines; ++u) {
       for (int i = 0; i < part_words; ++i) {
-        const std::uint32_t at = part_ + static_cast<std::uint32_t>(i);
-        const std::uint32_t w = line(u) * line_words(whole) + (whole ? at : at / 2);
+        const std::uint32_t w = line(u) * line_words + part_ + static_cast<std::uint32_t>(i);
         if (!is_epoch(i) && w < words) visit(u, i, w);
       }
     }
@@ -129,12 +126,6 @@ DPGATHER_HOST_DEVICE void for_each_window(const Block& block, std::uint32_t line
   DPGATHER_ROLLED
   for (std::uint32_t base = warp * Block::lines_per_warp; base < lines; base += apart * Lines)
     visit(line_window<Block, Lines>{block, base, apart, lines});
-}
-
-/// Lines for so many bytes of data.
-template <class Block>
-[[nodiscard]] DPGATHER_HOST_DEVICE constexpr std::uint32_t lines_for(std::uint32_t bytes) noexcept {
-  return lines_of(bytes, Block::rules_type::whole_lines);
 }
 
 /// Whether so many lines are few: no warp has more than it holds at once. Then code for one at a

@@ -211,8 +211,7 @@ struct peer_rows {
     warp_roles out;
     if (table.most > lane.layout.line_rows) return out;
     const std::uint32_t lines =
-        lines_of(static_cast<std::uint32_t>(table.most) * lane.layout.widest_row,
-                 Block::rules_type::whole_lines);
+        lines_of(static_cast<std::uint32_t>(table.most) * lane.layout.widest_row);
     out.line_warps = (lines + Block::lines_per_warp - 1) / Block::lines_per_warp;
     out.apart = out.line_warps * 2 <= block.warps();
     return out;

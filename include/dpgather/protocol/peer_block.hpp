@@ -30,10 +30,9 @@ enum class peer_point : std::uint8_t {
 /// matter by a model (tests/models).
 struct peer_rules {
   static constexpr std::uint64_t slots = peer_layout::slots;
-  static constexpr bool whole_lines = true; ///< see `line_bytes`
-  static constexpr bool releases = true;    ///< flags follow the rows they speak of
-  static constexpr bool handshakes = true;  ///< a view that the last call used is asked for first
-  static constexpr bool alternates = true;  ///< a combine refuses the last call's input
+  static constexpr bool releases = true;   ///< flags follow the rows they speak of
+  static constexpr bool handshakes = true; ///< a view that the last call used is asked for first
+  static constexpr bool alternates = true; ///< a combine refuses the last call's input
   static constexpr bool fills_tails = true;
   static constexpr bool counts_idle_blocks = true;
   static constexpr bool relays = true; ///< false is slower, not wrong: see device/peer_relay.hpp
@@ -41,11 +40,6 @@ struct peer_rules {
   /// Called by every block at each point; the default does nothing.
   template <class Block>
   DPGATHER_HOST_DEVICE void at(peer_point, const Block&) const noexcept {}
-};
-
-/// The same for several ranks on one GPU, whose lines may tear.
-struct torn_line_rules : peer_rules {
-  static constexpr bool whole_lines = false;
 };
 
 /// One rank's block.
