@@ -13,6 +13,7 @@
 #include <dpgather/comm/peer_access_memory.cuh>
 #include <dpgather/comm/peer_communicator.cuh>
 #include <dpgather/comm/run_ranks.hpp>
+#include <dpgather/device/side_stream.cuh>
 #include <dpgather/dp_gather.hpp>
 #include <dpgather/graphs.cuh>
 #include <dpgather/policies.hpp>
@@ -252,8 +253,11 @@ public:
   static constexpr std::int32_t hidden = 60;
   static constexpr dg::counts_kind source = Policy::counts_type::kind;
 
-  peer_rank(dg::host_communicator comm, std::size_t most_line_bytes, int gpus)
-      : comm_{comm}, stream_{stream_on(comm.rank() % gpus)}, config_{config_of(comm.topology())},
+  /// On a stream of its own, or on `borrowed`.
+  peer_rank(dg::host_communicator comm, std::size_t most_line_bytes, int gpus,
+            cudaStream_t borrowed = nullptr)
+      : comm_{comm}, own_stream_{borrowed == nullptr ? stream_on(comm.rank() % gpus) : nullptr},
+        stream_{borrowed == nullptr ? own_stream_ : borrowed}, config_{config_of(comm.topology())},
         limits_{limits_for<Policy>(config_, most_line_bytes)}, memory_{comm_, arena_bytes(limits_)},
         world_{comm_, comm.topology(), memory_.pointers(), limits_, 5'000'000'000},
         workspace_{std::max<std::size_t>(workspace_for<Policy>(config_), 256)},
@@ -272,12 +276,17 @@ public:
   ~peer_rank() {
     graphs_.clear();
     (void)cudaStreamSynchronize(stream_);
-    (void)cudaStreamDestroy(stream_);
+    if (own_stream_ != nullptr) (void)cudaStreamDestroy(own_stream_);
   }
 
   /// Captures a graph of some steps, before any count is known, and replays it. No waiting between
   /// replays; some steps are launched call by call. Answers what was wrong.
   std::uint64_t replay(step_kind kind, int steps_in_graph, int replays, std::uint64_t key) {
+    launch(kind, steps_in_graph, replays, key);
+    return wrong();
+  }
+  /// The same without waiting for the end.
+  void launch(step_kind kind, int steps_in_graph, int replays, std::uint64_t key) {
     const dg::step_plan plan = shape();
     dg::bucket_list one;
     one.append(1);
@@ -304,11 +313,45 @@ public:
       next_step_ +=
           source == dg::counts_kind::agreed ? 1 : static_cast<std::uint64_t>(steps_in_graph);
     }
-    must(world_.wait(stream_, 60'000'000'000), "wait");
-    unsigned long long wrong = 0;
-    cuda_must(cudaMemcpy(&wrong, part_.wrong, sizeof wrong, cudaMemcpyDeviceToHost), "wrong");
-    return wrong;
   }
+  /// The same for steps of this rank and, beside each of them on a side stream, steps of another
+  /// channel: one graph for both.
+  std::uint64_t replay_beside(peer_rank& other, dg::side_stream& side, int steps_in_graph,
+                              int replays) requires(source != dg::counts_kind::agreed) {
+    const dg::step_plan plan = shape();
+    dg::bucket_list one;
+    one.append(1);
+    must(graphs_.capture(one, stream_,
+                         [&](std::int32_t) {
+                           for (int i = 0; i < steps_in_graph; ++i) {
+                             if (dg::status bad = side.start(stream_); !bad) return bad;
+                             if (dg::status bad = other.step(plan, step_kind::both, i); !bad)
+                               return bad;
+                             if (dg::status bad = step(plan, step_kind::both, i); !bad) return bad;
+                             if (dg::status bad = side.wait(stream_); !bad) return bad;
+                           }
+                           return dg::status{};
+                         }),
+         "capture");
+    for (int i = 0; i < replays; ++i) must(graphs_.launch(1, stream_), "launch");
+    return wrong() + other.wrong();
+  }
+  /// What was wrong in all that has been launched; waits for it.
+  std::uint64_t wrong() {
+    must(world_.wait(stream_, 60'000'000'000), "wait");
+    unsigned long long out = 0;
+    cuda_must(cudaMemcpy(&out, part_.wrong, sizeof out, cudaMemcpyDeviceToHost), "wrong");
+    return out;
+  }
+  /// One gather of whatever rows, on any stream.
+  dg::status gather_on(cudaStream_t stream) {
+    const dg::step_plan plan = shape();
+    return dp_
+        .gather(dg::rows_of<dg::replicated>(local_.as<const float>(), capacity, hidden),
+                dp_.view(plan), plan, stream)
+        .status();
+  }
+  [[nodiscard]] cudaStream_t stream() const { return stream_; }
   [[nodiscard]] dg::peer_world& world() { return world_; }
   [[nodiscard]] peer_dp<Policy>& dp() { return dp_; }
 
@@ -408,7 +451,7 @@ private:
   }
 
   dg::host_communicator comm_;
-  cudaStream_t stream_;
+  cudaStream_t own_stream_, stream_;
   dg::gather_config config_;
   dg::peer_limits limits_;
   dg::peer_access_memory memory_;

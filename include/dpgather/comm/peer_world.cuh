@@ -102,6 +102,18 @@ public:
       std::atomic_ref{control_->budget_ns}.store(static_cast<std::uint64_t>(timeout_ns));
   }
 
+  /// From now on calls tell when this rank has ended them, for `calls_done`; those that are
+  /// captured already do not. A store to the host's memory at the end of each call.
+  void tell_progress(bool wanted) noexcept { lane_.tells_progress = wanted; }
+  /// The number of the last call that this rank's kernels have ended well and told of; 0 at first.
+  /// No CUDA call: a watchdog compares ranks by it, in a replayed graph too. Another rank's failure
+  /// names a call by the same numbers.
+  [[nodiscard]] std::uint64_t calls_done() const noexcept {
+    if (control_ == nullptr) return 0;
+    const std::uint64_t done = std::atomic_ref{control_->done}.load();
+    return done == 0 ? 0 : done - start_;
+  }
+
   [[nodiscard]] const dpgather::v0::topology& topology() const noexcept { return place_; }
   [[nodiscard]] const peer_lane& lane() const noexcept { return lane_; }
   /// Graphs that still hold calls of this world; they must be destroyed before it.

@@ -81,6 +81,7 @@ struct peer_record {
 struct peer_control {
   peer_record first{};
   std::uint64_t budget_ns = 30'000'000'000; ///< how long a kernel waits; may change at any time
+  std::uint64_t done = 0; ///< epoch of the last call that ended well, where the lane tells it
 };
 
 /// Sizes that decide an arena; equal on all ranks.

@@ -27,10 +27,11 @@ struct peer_lane {
   peer_layout layout{};
   peer_control* control = nullptr; ///< mapped
   std::byte* own = nullptr;        ///< this rank's arena
+  bool tells_progress = false;     ///< each call that ended well says so in `control`
 
   [[nodiscard]] DPGATHER_HOST_DEVICE static peer_lane
   of(const peer_pointers& arenas, const peer_layout& layout, peer_control* control) noexcept {
-    return {arenas, layout, control, arenas.base[arenas.rank]};
+    return {arenas, layout, control, arenas.base[arenas.rank], false};
   }
   [[nodiscard]] DPGATHER_HOST_DEVICE std::byte* at(std::int32_t rank,
                                                    std::uint64_t offset) const noexcept {
@@ -340,6 +341,8 @@ public:
     if (block_.sync_or(failed_)) return false;
     const std::uint32_t own = block_.block();
     if (block_.thread() == 0) block_.set(&state_.epoch[own], epoch_);
+    if (lane_.tells_progress && own == 0 && block_.thread() == 0)
+      block_.set(&lane_.control->done, epoch_);
     if (own == 0 && rules::counts_idle_blocks) {
       for (std::uint32_t b = block_.blocks() + block_.thread(); b < max_peer_blocks;
            b += block_.threads()) {
