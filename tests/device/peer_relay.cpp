@@ -20,10 +20,6 @@ using namespace dpgather;
 using namespace test_support;
 using sum = dg::detail::bf16_sum;
 
-struct direct_rules : peer_rules {
-  static constexpr bool relays = false;
-};
-
 /// A world by the limits of which counts are judged; no rows.
 struct table_world {
   std::int32_t dp = 4, tp = 1, line_rows = 0, rank_rows = 100;

@@ -178,10 +178,24 @@ private:
             .where = "peer_communicator"};
   }
   template <class Job>
-  [[nodiscard]] static status load() noexcept {
-    cudaFuncAttributes unused{};
-    return cuda_status(cudaFuncGetAttributes(&unused, detail::run_peer_job<Job, peer_rules>),
-                       "prepare");
+  [[nodiscard]] status load() const noexcept {
+    status out;
+    with_rules<Job>([&]<class Rules>(Rules) {
+      cudaFuncAttributes unused{};
+      out =
+          cuda_status(cudaFuncGetAttributes(&unused, detail::run_peer_job<Job, Rules>), "prepare");
+    });
+    return out;
+  }
+  /// Calls `visit` with the rules of this world's kernels: with relays only where a rank may have
+  /// more rows than lines and enough peers.
+  template <class Job, class Visit>
+  void with_rules(Visit visit) const noexcept {
+    if constexpr (Job::may_relay) {
+      if (layout().ranks >= least_relay_ranks && layout().rank_rows > layout().line_rows)
+        return visit(peer_rules{});
+    }
+    visit(direct_rules{});
   }
 
   [[nodiscard]] static digest_builder digest_of(const step_plan& plan,
@@ -238,7 +252,9 @@ private:
               .where = "peer_communicator"};
     if (status bad = world_->poll(); !bad) return bad;
     if (status bad = world_->graphs_.hold(stream); !bad) return bad;
-    return launch_peer_job(job, how, stream);
+    status out;
+    with_rules<Job>([&](auto rules) { out = launch_peer_job(job, how, stream, rules); });
+    return out;
   }
 
   peer_world* world_;

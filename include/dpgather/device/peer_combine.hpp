@@ -37,6 +37,8 @@ struct peer_combine {
   fill_word fill{};
   std::int32_t input = 0; ///< which; -1: the one that the last call did not read
 
+  static constexpr bool may_relay = true;
+
   template <class Block>
   DPGATHER_HOST_DEVICE void operator()(Block& block) const noexcept {
     using rules = typename Block::rules_type;

@@ -38,6 +38,7 @@ struct peer_gather {
   bool writes_masks = false;
 
   static constexpr bool owes_sum = !std::is_same_v<Sum, no_sum>;
+  static constexpr bool may_relay = !owes_sum;
 
   template <class Block>
   DPGATHER_HOST_DEVICE void operator()(Block& block) const noexcept {
@@ -99,7 +100,7 @@ struct peer_gather {
 
 private:
   template <class Rules>
-  static constexpr bool relays = Rules::relays && !owes_sum;
+  static constexpr bool relays = Rules::relays&& may_relay;
 
   /// All that follows once it is known whose rows lie where. `direct`: this rank stores its rows
   /// into its peers' views. `used`: the view, by which call.

@@ -42,6 +42,12 @@ struct peer_rules {
   DPGATHER_HOST_DEVICE void at(peer_point, const Block&) const noexcept {}
 };
 
+/// The same for worlds in which nobody is ever relayed: kernels without that code are 0.4 us faster
+/// in a call of few rows (measured on an H100).
+struct direct_rules : peer_rules {
+  static constexpr bool relays = false;
+};
+
 /// One rank's block.
 ///
 /// - `thread() threads() block() blocks()`: who this thread is, of how many.
