@@ -418,8 +418,18 @@ world random_world(random_source& random) {
   out.config.max_requests_per_rank = out.pool;
   out.config.draft_width = s.draft_width;
   s.ladder = ladder;
-  const bucket_list sums = dg::sum_ladder(out.config.ladder, dp);
-  s.sums.assign(sums.span().begin(), sums.span().end());
+  if (random.chance(30)) { // stated sums, with gaps and an end of their own
+    for (std::int64_t sum = 0; sum <= std::int64_t{size} * dp && s.sums.size() < 50;) {
+      if (sum > 0) s.sums.push_back(static_cast<std::int32_t>(sum));
+      sum += std::int64_t{s.tp} * random.between(1, random.pick({1, 4, size}));
+    }
+  }
+  if (s.sums.empty()) {
+    const bucket_list sums = dg::sum_ladder(out.config.ladder, dp);
+    s.sums.assign(sums.span().begin(), sums.span().end());
+  } else {
+    out.config.sum_ladder = *bucket_list::make(s.sums);
+  }
   return out;
 }
 
@@ -1087,6 +1097,33 @@ TEST_CASE("no plan asks for more rows than were known before the first step") {
         check(std::type_identity<by_sum>{});
       },
       std::max<std::uint64_t>(1, test_support::case_count(100'000) / 50));
+}
+
+TEST_CASE("every stated sum can be captured, and is the bucket of the sums up to it") {
+  gather_config config = config_of(4, 2, 64, regular_ladder);
+  config.sum_ladder = *bucket_list::make(rows{2, 14, 50, 256});
+  const planner<dg::exact_graph> rules = planner_of<dg::exact_graph>(config);
+  for (const std::int32_t size : rules.captured_sizes().span()) {
+    CAPTURE(size);
+    const auto captured = dg::make_capture_plan(rules, size);
+    CAPTURE(std::string{captured.status().message().view()});
+    REQUIRE(captured.ok());
+    CHECK(captured->shared_bucket == size);
+    CHECK(captured->global_rows == size);
+  }
+  const auto shared = [&](const rows& tokens) {
+    return planned<dg::exact_graph>(config, tokens_only(tokens, true)).shared_bucket;
+  };
+  CHECK(shared({0, 0, 0, 0}) == 2);
+  CHECK(shared({1, 1, 0, 0}) == 2);
+  CHECK(shared({1, 1, 1, 0}) == 14);
+  CHECK(shared({14, 0, 0, 1}) == 50);
+  CHECK(shared({64, 64, 64, 64}) == 256);
+  config.sum_ladder = *bucket_list::make(rows{2, 14, 50});
+  const auto missed = plan_of<dg::exact_graph>(config, tokens_only({50, 0, 0, 1}, true));
+  CHECK(missed.code() == errc::no_bucket);
+  CHECK(missed.status().value == 51);
+  CHECK(missed.status().limit == 50);
 }
 
 TEST_CASE("looking up the sum only launches attention on its own rows") {

@@ -133,6 +133,58 @@ TEST_CASE("the ladder for sums follows from the filtered one") {
   }
 }
 
+TEST_CASE("stated sums take the place of the derived ones, under ladder::from_config only") {
+  gather_config config = config_of(4, 2);
+  config.ladder = list_of({4, 8, 16});
+  config.sum_ladder = list_of({2, 10, 64});
+  const auto made = planner<dg::exact_graph>::make(config);
+  REQUIRE(made.ok());
+  CHECK(made->shared_ladder() == config.sum_ladder);
+  CHECK(made->captured_sizes() == config.sum_ladder);
+  CHECK(made->ladder() == config.ladder);
+  const auto by_max = planner<configured>::make(config);
+  REQUIRE(by_max.ok());
+  CHECK(by_max->captured_sizes() == config.ladder);
+  const auto own_sizes = planner<generated>::make(config);
+  REQUIRE(own_sizes.ok());
+  CHECK(own_sizes->shared_ladder() == dg::sum_ladder(own_sizes->ladder(), 4));
+}
+
+TEST_CASE("a stated sum that does not fit is named by its index, and as a sum") {
+  gather_config config = config_of(4, 2);
+  config.ladder = list_of({4, 8, 16});
+  config.sum_ladder = list_of({2, 7, 64});
+  check_refused<dg::exact_graph>(config, errc::bad_buckets, subject::sum_ladder, 1);
+  CHECK(planner<dg::exact_graph>::make(config).status().limit == 2);
+  check_refused<configured>(config, errc::bad_buckets, subject::sum_ladder, 1);
+  CHECK(planner<dg::exact_eager>::make(config).ok()); // no graphs, no ladder
+  config.sum_ladder = list_of({2, 8, 64, 66});
+  check_refused<dg::exact_graph>(config, errc::bad_buckets, subject::sum_ladder, 3);
+  CHECK(planner<dg::exact_graph>::make(config).status().limit == 64);
+  config.two_batch_overlap = true;
+  config.sum_ladder = list_of({4, 8, 18});
+  check_refused<dg::exact_graph>(config, errc::bad_buckets, subject::sum_ladder, 2);
+  CHECK(planner<dg::exact_graph>::make(config).status().limit == 4);
+  config.ladder = list_of({4, 8, 18}); // the ladder per rank is looked at first
+  check_refused<dg::exact_graph>(config, errc::bad_buckets, subject::ladder, 2);
+  // 256 times the largest size leaves 32 bits; a stated size cannot.
+  config = config_of(256, 1, most / 2);
+  config.ladder = list_of({most / 2});
+  config.sum_ladder = list_of({1, most});
+  CHECK(planner<dg::exact_graph>::make(config).ok());
+}
+
+TEST_CASE("what sizes must be is known before there is a ladder") {
+  gather_config config = config_of(4, 3, 100);
+  CHECK(planner<configured>::size_multiple(config) == 3);
+  CHECK(planner<aligned_by_eight>::size_multiple(config) == 24);
+  CHECK(planner<configured>::pool(config) == 100);
+  config.two_batch_overlap = true;
+  config.max_requests_per_rank = 40;
+  CHECK(planner<configured>::size_multiple(config) == 6);
+  CHECK(planner<configured>::pool(config) == 40);
+}
+
 TEST_CASE("errors of the configuration come first") {
   gather_config config = config_of(2);
   config.row_bytes = 7;
@@ -257,6 +309,17 @@ TEST_CASE("each field that can change a plan changes the hash") {
   check("two_batch_overlap", [](gather_config& c) { c.two_batch_overlap = true; });
   check("ladder size", [](gather_config& c) { c.ladder = list_of({4, 8, 12}); });
   check("ladder length", [](gather_config& c) { c.ladder = list_of({4, 8}); });
+  check("sum ladder", [](gather_config& c) { c.sum_ladder = list_of({8, 32}); });
+  check("sum ladder size", [](gather_config& c) { c.sum_ladder = list_of({8, 64}); });
+  check("sum ladder length", [](gather_config& c) { c.sum_ladder = list_of({8}); });
+  check("a size moves", [](gather_config& c) {
+    c.ladder = list_of({4, 8});
+    c.sum_ladder = list_of({16, 32});
+  });
+  check("from one ladder to the other", [](gather_config& c) {
+    c.ladder = list_of({4, 8, 16});
+    c.sum_ladder = list_of({32});
+  });
   check("waste_limit", [](gather_config& c) { c.waste_limit = 3; });
   // Two limits between which a waste may lie: one rank would take the bucket, the other would not.
   check("waste_limit, next", [](gather_config& c) { c.waste_limit = std::nextafter(2.0, 3.0); });

@@ -84,6 +84,7 @@ enum class subject : std::uint8_t {
   max_requests,
   waste_limit,
   ladder,
+  sum_ladder,
   local,
   global,
   workspace,
@@ -226,6 +227,8 @@ enum class subject : std::uint8_t {
     return "waste_limit";
   case subject::ladder:
     return "ladder";
+  case subject::sum_ladder:
+    return "sum_ladder";
   case subject::local:
     return "local";
   case subject::global:

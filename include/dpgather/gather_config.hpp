@@ -28,6 +28,8 @@ struct gather_config {
   bool two_batch_overlap = false;         ///< ladder sizes must split in two
   double waste_limit = 0; ///< refuse a bucket above this many rows per real row; 0: off
   bucket_list ladder{};   ///< sizes for `ladder::from_config`
+  /// With it, sizes for the sum over ranks; empty: derived from `ladder`.
+  bucket_list sum_ladder{};
 
   /// Checks what does not depend on a policy.
   /// Errors: `bad_group`, `too_many_ranks`, `bad_config{field, value, limit}`, `misaligned` (row

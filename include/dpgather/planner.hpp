@@ -52,7 +52,7 @@ constexpr void add_policy(digest_builder& digest) noexcept {
 
 /// Configuration and ladders of a policy, checked once; `make_plan` reads it in every step.
 ///
-/// A value of about 12 KiB without pointers; equal on all ranks but for the topology's rank
+/// A value of about 16 KiB without pointers; equal on all ranks but for the topology's rank
 /// numbers.
 template <policy_like P>
 class planner {
@@ -66,7 +66,8 @@ public:
   /// Errors: those of `gather_config::validate`; `bad_buckets{value = index}` for a listed or
   /// configured ladder that is empty, above the request pool or not a multiple of the attention-TP
   /// size (times 2 under two-batch overlap) and of `padding::align`; generated ladders drop such
-  /// sizes, and fail only when nothing is left.
+  /// sizes, and fail only when nothing is left. The same for `gather_config::sum_ladder`, named
+  /// `sum_ladder`, whose sizes end at W times the largest size per rank.
   [[nodiscard]] static constexpr result<planner> make(const gather_config& config) noexcept {
     if (status bad = config.validate(); !bad) return bad;
     result<planner> made{planner{config}};
@@ -81,7 +82,7 @@ public:
   [[nodiscard]] constexpr const gather_config& config() const noexcept { return config_; }
   /// Sizes for one rank, in requests; empty without graphs.
   [[nodiscard]] constexpr const bucket_list& ladder() const noexcept { return per_rank_; }
-  /// Sizes for the sum over ranks, in requests; derived.
+  /// Sizes for the sum over ranks, in requests; derived, or `gather_config::sum_ladder`.
   [[nodiscard]] constexpr const bucket_list& shared_ladder() const noexcept { return of_sum_; }
   /// Whether the bucket that all ranks share in a graph is that of the sum, not of the maximum.
   static constexpr bool shares_sum =
@@ -93,6 +94,19 @@ public:
   }
   /// Equal on ranks that may work together; goes into every step record.
   [[nodiscard]] constexpr std::uint64_t config_hash() const noexcept { return config_hash_; }
+
+  /// What every captured size is a multiple of, sums included: then its rows split over
+  /// attention-TP ranks (under two-batch overlap, twice) and are aligned, whatever the width.
+  [[nodiscard]] static constexpr std::int64_t
+  size_multiple(const gather_config& config) noexcept requires has_graphs<P> {
+    return std::lcm(std::int64_t{config.topology.tp_size} * (config.two_batch_overlap ? 2 : 1),
+                    resolved<P, situation::in_graph>::align::rows);
+  }
+  /// Most requests of one rank, which no size per rank exceeds.
+  [[nodiscard]] static constexpr std::int32_t pool(const gather_config& config) noexcept {
+    return config.max_requests_per_rank == 0 ? config.max_rows_per_rank
+                                             : config.max_requests_per_rank;
+  }
 
   /// What hidden rows of a rank are rounded up to: the attention-TP size and `padding::align`.
   template <situation Situation>
@@ -131,31 +145,41 @@ private:
 
   [[nodiscard]] constexpr status build_ladders() noexcept {
     constexpr ladder_source source = P::ladder_type::source;
-    const std::int32_t pool = config_.max_requests_per_rank == 0 ? config_.max_rows_per_rank
-                                                                 : config_.max_requests_per_rank;
-    // A size that is a multiple of this has rows that are one, whatever the width.
-    const std::int64_t multiple =
-        std::lcm(std::int64_t{config_.topology.tp_size} * (config_.two_batch_overlap ? 2 : 1),
-                 resolved<P, situation::in_graph>::align::rows);
+    const std::int64_t multiple = size_multiple(config_);
     const bucket_list wanted =
         source == ladder_source::config ? config_.ladder : P::ladder_type::sizes();
-    per_rank_ = filtered(wanted, multiple, pool);
-    const auto refuse = [&](std::int32_t index, std::int64_t limit) {
-      return status{.code = errc::bad_buckets,
-                    .about = subject::ladder,
-                    .value = index,
-                    .limit = limit,
-                    .where = "planner::make"};
-    };
+    per_rank_ = filtered(wanted, multiple, pool(config_));
     if (source != ladder_source::generated) {
-      for (std::int32_t i = 0; i < wanted.size(); ++i) {
-        if (wanted[i] > pool) return refuse(i, pool);
-        if (wanted[i] % multiple != 0) return refuse(i, multiple);
-      }
+      if (status bad = check_sizes(wanted, subject::ladder, pool(config_)); !bad) return bad;
     }
-    if (per_rank_.empty()) return refuse(0, 1);
+    if (per_rank_.empty()) return refuse_size(subject::ladder, 0, 1);
+    if (source == ladder_source::config && !config_.sum_ladder.empty()) {
+      // A sum above the end has a rank that misses; capturing it, too, deals it to the ranks.
+      const std::int64_t end = std::int64_t{per_rank_.largest()} * config_.topology.dp_size;
+      of_sum_ = config_.sum_ladder;
+      return check_sizes(of_sum_, subject::sum_ladder, end);
+    }
     of_sum_ = sum_ladder(per_rank_, config_.topology.dp_size);
     return {};
+  }
+
+  /// Of sizes that a user stated: none is dropped.
+  [[nodiscard]] constexpr status check_sizes(const bucket_list& sizes, subject about,
+                                             std::int64_t most) const noexcept {
+    const std::int64_t multiple = size_multiple(config_);
+    for (std::int32_t i = 0; i < sizes.size(); ++i) {
+      if (sizes[i] > most) return refuse_size(about, i, most);
+      if (sizes[i] % multiple != 0) return refuse_size(about, i, multiple);
+    }
+    return {};
+  }
+  [[nodiscard]] static constexpr status refuse_size(subject about, std::int32_t index,
+                                                    std::int64_t limit) noexcept {
+    return {.code = errc::bad_buckets,
+            .about = about,
+            .value = index,
+            .limit = limit,
+            .where = "planner::make"};
   }
 
   [[nodiscard]] constexpr std::uint64_t hash() const noexcept {
@@ -170,7 +194,10 @@ private:
     digest.add(static_cast<std::uint64_t>(P::comm_type::kind));
     detail::add_policy<P, situation::eager>(digest);
     if constexpr (has_graphs<P>) detail::add_policy<P, situation::in_graph>(digest);
-    for (const std::int32_t size : per_rank_.span()) digest.add_signed(size);
+    for (const bucket_list* sizes : {&per_rank_, &of_sum_}) {
+      digest.add_signed(sizes->size());
+      for (const std::int32_t size : sizes->span()) digest.add_signed(size);
+    }
     return digest.value();
   }
 
