@@ -1,9 +1,9 @@
 #pragma once
 
 /// @file
-/// Everything that needs no GPU and no toolkit: policies, plans, `DpGather` on threads, pad and
-/// trim. Apart from it, because they cost what they include: `comm/run_ranks.hpp` (starts the
-/// threads), `comm/unix_socket_bootstrap.hpp`.
+/// Everything that needs no GPU and no toolkit: policies, plans, ladders, `DpGather` on
+/// threads, pad and trim. Apart from it, because they cost what they include: `comm/run_ranks.hpp`
+/// (starts the threads), `comm/unix_socket_bootstrap.hpp`.
 
 #include <dpgather/config.hpp>
 
@@ -17,6 +17,7 @@
 #include <dpgather/device/masks.hpp>
 #include <dpgather/device/tensor_lists.hpp>
 #include <dpgather/dp_gather.hpp>
+#include <dpgather/ladder_fit.hpp>
 #include <dpgather/plan.hpp>
 #include <dpgather/policies.hpp>
 #include <dpgather/version.hpp>
