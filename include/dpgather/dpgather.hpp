@@ -1,7 +1,7 @@
 #pragma once
 
 /// @file
-/// Everything that needs no GPU and no toolkit: policies, plans, ladders, `DpGather` on
+/// Everything that needs no GPU and no toolkit: policies, plans, ladders, metrics, `DpGather` on
 /// threads, pad and trim. Apart from it, because they cost what they include: `comm/run_ranks.hpp`
 /// (starts the threads), `comm/unix_socket_bootstrap.hpp`.
 
@@ -18,6 +18,7 @@
 #include <dpgather/device/tensor_lists.hpp>
 #include <dpgather/dp_gather.hpp>
 #include <dpgather/ladder_fit.hpp>
+#include <dpgather/metrics.hpp>
 #include <dpgather/plan.hpp>
 #include <dpgather/policies.hpp>
 #include <dpgather/version.hpp>

@@ -8,6 +8,7 @@
 #include <dpgather/padding.hpp>
 #include <dpgather/rule.hpp>
 
+#include <cstddef>
 #include <cstdint>
 
 namespace dpgather::inline v0 {
@@ -27,6 +28,9 @@ enum class mode_kind : std::uint8_t { all_gather, all_reduce, exact };
   }
   return "unknown";
 }
+
+/// Number of modes, for tables.
+inline constexpr std::size_t mode_count = 3;
 
 namespace mode {
 
