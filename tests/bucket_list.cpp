@@ -86,6 +86,13 @@ TEST_CASE("append keeps the list strictly ascending and positive") {
   for (const std::int32_t size : {-3, 0, 2, 2, 1, 5, 4, most}) list.append(size);
   CHECK(content(list) == std::vector<std::int32_t>{2, 5, most});
 
+  bucket_list longer = *bucket_list::make(std::vector<std::int32_t>{1, 6, 40});
+  longer.append(longer);
+  CHECK(content(longer) == std::vector<std::int32_t>{1, 6, 40});
+  longer.append(*bucket_list::make(std::vector<std::int32_t>{3, 40, 41, 90}));
+  longer.append(bucket_list{});
+  CHECK(content(longer) == std::vector<std::int32_t>{1, 6, 40, 41, 90});
+
   bucket_list range;
   range.append_range(16, 64, 8, 45);
   CHECK(content(range) == std::vector<std::int32_t>{16, 24, 32, 40});

@@ -53,6 +53,11 @@ public:
     sizes_[static_cast<std::size_t>(size_++)] = size;
   }
 
+  /// Adds the sizes of `other` that are larger than all before it: how a list goes on with another.
+  constexpr void append(const bucket_list& other) noexcept {
+    for (const std::int32_t size : other.span()) append(size);
+  }
+
   /// `first`, `first + step`, ... up to `last`, none above `cap`.
   constexpr void append_range(std::int32_t first, std::int32_t last, std::int32_t step,
                               std::int32_t cap) noexcept {

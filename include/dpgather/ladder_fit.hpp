@@ -204,12 +204,12 @@ private:
 /// in what the histogram counts: `times[c]`, as for `score_ladder`.
 ///
 /// The answer goes where stated sizes go: `gather_config::ladder`, a histogram of sums into
-/// `gather_config::sum_ladder` (with `cover`, and no `cap`, of W times the largest size per rank,
-/// no sum misses). A count just above all that were seen runs at the `cover`; to shorten that
-/// step, append the sizes of another ladder: `append` ignores those that are not larger.
+/// `gather_config::sum_ladder` (with a `cover` of W times the largest size per rank,
+/// no sum misses). A count just above all that were seen runs at the `cover`; append another
+/// ladder instead for sizes in between.
 ///
 /// Time: H + N n log n for n distinct counts of at most H; memory: 4 N n bytes. 2,048 counts and
-/// 64 sizes: a few milliseconds. Throws `std::bad_alloc` only.
+/// 64 sizes: about 6 ms. Throws `std::bad_alloc` only.
 /// Errors: `bad_buckets` (sizes below one or above `bucket_list::max_stated`), `bad_config{ladder,
 /// multiple}` outside [1, 2^31), `bad_config{max_requests, cover}` below zero, `bad_config{counts}`
 /// for a histogram in which nothing came up, `count_out_of_range` (a negative number of times),
