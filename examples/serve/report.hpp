@@ -6,6 +6,7 @@
 #include "backend.hpp"
 #include "tally.hpp"
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
@@ -41,16 +42,15 @@ template <class Kind, std::size_t N>
 }
 
 inline void print_line(const std::string& name, const char* where, const tally& t) {
-  if (t.steps == 0 && t.buckets_missed == 0) return;
+  if (t.plans.steps == 0 && t.buckets_missed == 0) return;
   std::printf("%-12s %-13s %6lld %9lld %7.2f %7.2f %7.2f %7.2f %6.2f %6lld %6lld  %s (%s)\n",
-              name.c_str(), where, static_cast<long long>(t.steps),
-              static_cast<long long>(t.real_rows), t.per_real_row(t.gather_wire_rows),
-              t.worst_gather, t.per_real_row(t.combine_wire_rows),
-              t.per_real_row(static_cast<double>(t.ffn_rows)),
-              t.per_real_row(static_cast<double>(t.ffn_rows - t.real_rows)),
+              name.c_str(), where, static_cast<long long>(t.plans.steps),
+              static_cast<long long>(t.plans.real_rows), t.plans.per_real_row(t.gather_wire_rows),
+              t.worst_gather, t.plans.per_real_row(t.combine_wire_rows),
+              t.plans.per_real_row(static_cast<double>(t.plans.ffn_rows)), t.plans.waste(),
               static_cast<long long>(t.buckets_hit), static_cast<long long>(t.buckets_missed),
-              named<dpgather::mode_kind>(t.modes, "", " ").c_str(),
-              named<dpgather::reason>(t.reasons, "", " ").c_str());
+              named<dpgather::mode_kind>(t.plans.modes, "", " ").c_str(),
+              named<dpgather::reason>(t.plans.reasons, "", " ").c_str());
 }
 
 inline void print_json(const char* where, const tally& t, bool& first) {
@@ -58,12 +58,12 @@ inline void print_json(const char* where, const tally& t, bool& first) {
               "\"gather_wire_rows\": %.3f, \"combine_wire_rows\": %.3f, "
               "\"worst_gather_wire_per_real_row\": %.4f, \"buckets_hit\": %lld, "
               "\"buckets_missed\": %lld, \"modes\": {%s}, \"reasons\": {%s}}",
-              first ? "" : ",", where, static_cast<long long>(t.steps),
-              static_cast<long long>(t.real_rows), static_cast<long long>(t.ffn_rows),
+              first ? "" : ",", where, static_cast<long long>(t.plans.steps),
+              static_cast<long long>(t.plans.real_rows), static_cast<long long>(t.plans.ffn_rows),
               t.gather_wire_rows, t.combine_wire_rows, t.worst_gather,
               static_cast<long long>(t.buckets_hit), static_cast<long long>(t.buckets_missed),
-              named<dpgather::mode_kind>(t.modes, "\"", ": ").c_str(),
-              named<dpgather::reason>(t.reasons, "\"", ": ").c_str());
+              named<dpgather::mode_kind>(t.plans.modes, "\"", ": ").c_str(),
+              named<dpgather::reason>(t.plans.reasons, "\"", ": ").c_str());
   first = false;
 }
 

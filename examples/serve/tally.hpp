@@ -4,44 +4,32 @@
 /// What a run of one policy adds up, outside and inside graphs apart.
 
 #include <dpgather/step_plan.hpp>
+#include <dpgather/step_totals.hpp>
 
 #include <algorithm>
-#include <array>
-#include <cstddef>
 #include <cstdint>
 #include <string>
 
 namespace serve {
 
 /// Sums over the steps of one policy in one situation. Rows on the wire come from the bytes that
-/// the communicator moved, never from a formula.
+/// the communicator moved, never from a formula: not from those of the plans.
 struct tally {
-  std::int64_t steps = 0;
-  std::int64_t real_rows = 0;
-  std::int64_t ffn_rows = 0; ///< rows of the global tensors
+  dpgather::step_totals plans;
   double gather_wire_rows = 0;
   double combine_wire_rows = 0;
   double worst_gather = 0; ///< gather wire rows per real row, of the worst step
   std::int64_t buckets_hit = 0;
   std::int64_t buckets_missed = 0;
-  std::array<std::int64_t, 3> modes{};
-  std::array<std::int64_t, dpgather::reason_count> reasons{};
 
   void add(const dpgather::step_plan& plan, double gather_rows, double combine_rows) {
-    ++steps;
-    real_rows += plan.total_rows;
-    ffn_rows += plan.global_rows;
+    plans.add(plan);
     gather_wire_rows += gather_rows;
     combine_wire_rows += combine_rows;
     if (plan.total_rows > 0)
       worst_gather = std::max(worst_gather, gather_rows / static_cast<double>(plan.total_rows));
     buckets_hit += plan.in_graph();
     buckets_missed += plan.bucket_missed;
-    ++modes[static_cast<std::size_t>(plan.mode)];
-    ++reasons[static_cast<std::size_t>(plan.why)];
-  }
-  [[nodiscard]] double per_real_row(double rows) const {
-    return real_rows == 0 ? 0 : rows / static_cast<double>(real_rows);
   }
 };
 
