@@ -8,10 +8,13 @@
 ///
 /// Ranks are threads on the CPU, or a GPU each with NCCL between them: then nvcc compiles this
 /// file, and decode steps in graphs are captured and replayed. Results are the same, and so is the
-/// text of a step: serve/served_rank.hpp. See `04_serve_trace --help`.
+/// text of a step: serve/served_rank.hpp. `--fit-ladder` moves nothing: it plans all decode steps,
+/// and fits ladders to them (serve/ladder_study.hpp). See `04_serve_trace --help`.
 
 #include "serve/backend.hpp"
 #include "serve/host_place.hpp"
+#include "serve/ladder_report.hpp"
+#include "serve/ladder_study.hpp"
 #include "serve/launch.hpp"
 #include "serve/policy_run.hpp"
 #include "serve/processes.hpp"
@@ -114,19 +117,19 @@ private:
   bool nccl_;
 };
 
-/// Runs as the ranks that this process has; rank 0's tells people.
-int run_ranks(serve::serve_options asked, const serve::rank_launch& how,
-              const serve::backend_choice& backend, const policy_runner& policies) {
-  asked.schedule.ranks = how.dp_size;
-  std::vector<serve::request> trace = asked.generated()
-                                          ? serve::generate_trace({.seed = asked.seed})
-                                          : serve::read_trace(asked.trace);
-  const std::size_t requests = trace.size();
-  const std::vector<serve::step> steps = schedule(asked, std::move(trace));
-  if (steps.empty()) throw serve::usage_error{"no step is left after --start"};
+std::vector<serve::request> trace_of(const serve::serve_options& asked) {
+  return asked.generated() ? serve::generate_trace({.seed = asked.seed})
+                           : serve::read_trace(asked.trace);
+}
 
+std::string source_of(const serve::serve_options& asked) {
+  return asked.generated() ? "generated requests, seed " + std::to_string(asked.seed) : asked.trace;
+}
+
+/// Of world rank 0; SGLang's capture sizes.
+dpgather::gather_config config_of(const serve::serve_options& asked, std::int32_t dp_size) {
   dpgather::gather_config config;
-  config.topology.dp_size = how.dp_size;
+  config.topology.dp_size = dp_size;
   config.topology.tp_size = asked.launch.attention_ranks;
   config.element = dpgather::element::f32;
   config.row_bytes = serve::hidden * sizeof(float);
@@ -134,15 +137,46 @@ int run_ranks(serve::serve_options asked, const serve::rank_launch& how,
   config.max_requests_per_rank = asked.schedule.max_running;
   config.ladder = filtered(dpgather::ladder::sglang<256>::sizes(), config.topology.tp_size,
                            asked.schedule.max_running);
+  return config;
+}
 
-  const serve::run_info info{
-      .source = asked.generated() ? "generated requests, seed " + std::to_string(asked.seed)
-                                  : asked.trace,
-      .ranks = how.dp_size,
-      .attention_ranks = config.topology.tp_size,
-      .backend = backend,
-      .launch = how.by,
-      .left_out = asked.policies.empty() ? policies.left_out() : std::vector<std::string>{}};
+/// --fit-ladder: nothing is moved, so there are no ranks.
+int study(serve::serve_options asked) {
+  asked.schedule.ranks = asked.launch.ranks == 0 ? asked.launch.default_ranks : asked.launch.ranks;
+  serve::scheduler source{trace_of(asked), asked.schedule};
+  const serve::decode_counts counts =
+      serve::decode_steps(source, asked.schedule.ranks, asked.steps);
+  if (counts.steps() < 2)
+    throw serve::usage_error{"two decode steps are needed, one for each half"};
+  const serve::ladder_study results =
+      serve::study_ladders(config_of(asked, asked.schedule.ranks), counts, asked.fit_ladder);
+  const serve::study_info info{source_of(asked), asked.schedule.ranks, asked.launch.attention_ranks,
+                               asked.schedule.speed};
+  if (asked.json) {
+    serve::print_json(results, info);
+  } else {
+    serve::print_table(results, info);
+  }
+  return 0;
+}
+
+/// Runs as the ranks that this process has; rank 0's tells people.
+int run_ranks(serve::serve_options asked, const serve::rank_launch& how,
+              const serve::backend_choice& backend, const policy_runner& policies) {
+  asked.schedule.ranks = how.dp_size;
+  std::vector<serve::request> trace = trace_of(asked);
+  const std::size_t requests = trace.size();
+  const std::vector<serve::step> steps = schedule(asked, std::move(trace));
+  if (steps.empty()) throw serve::usage_error{"no step is left after --start"};
+
+  const dpgather::gather_config config = config_of(asked, how.dp_size);
+  const serve::run_info info{.source = source_of(asked),
+                             .ranks = how.dp_size,
+                             .attention_ranks = config.topology.tp_size,
+                             .backend = backend,
+                             .launch = how.by,
+                             .left_out = asked.policies.empty() ? policies.left_out()
+                                                                : std::vector<std::string>{}};
   if (!asked.json && how.speaks()) {
     std::printf("%s\n%zu requests on %d data-parallel ranks of %d attention-TP rank%s; %zu steps, "
                 "every %d%s of those with work from second %.0f on; %s\n\n",
@@ -170,6 +204,7 @@ int run_ranks(serve::serve_options asked, const serve::rank_launch& how,
 
 /// `speaks`: whether this process tells people what went wrong, as soon as that is known.
 int run(char** argv, serve::serve_options asked, bool& speaks) {
+  if (asked.fit_ladder >= 0) return study(std::move(asked));
   serve::rank_launch how = serve::resolve_launch(asked.launch);
   how.session = asked.digest();
   speaks = how.speaks();

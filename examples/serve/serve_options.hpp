@@ -9,6 +9,7 @@
 #include "scheduler.hpp"
 #include "usage_error.hpp"
 
+#include <dpgather/bucket_list.hpp>
 #include <dpgather/hash.hpp>
 
 #include <algorithm>
@@ -44,6 +45,10 @@ inline constexpr const char* serve_help = R"(usage: 04_serve_trace [options]
                   all its GPUs
   --rank R        this process is world rank R: ranks started by hand or by anything else
   --socket PATH   where processes meet, the same for all (/tmp/dpgather-<parent's pid>.sock)
+  --fit-ladder N  run nothing: plan the decode steps of the whole trace, fit ladders of N sizes on
+                  the first half of them and score them on the second (0: as many sizes as the
+                  policy's ladder used); and how many graphs buy how many rows. --policy and what
+                  is said of ranks that are processes have no say in it
   --json          print one JSON object instead of the table
   --help          print this
 exit code: 0 when all values are right, 1 when some are wrong or a rank failed, 2 for wrong usage,
@@ -56,6 +61,7 @@ struct serve_options {
   std::int64_t steps = 0;
   std::uint64_t seed = 1;
   bool json = false;
+  std::int32_t fit_ladder = -1; ///< sizes; 0: as many as are used; -1: not asked for
   backend_kind backend = backend_kind::automatic;
   launch_options launch;
   schedule_options schedule;
@@ -116,6 +122,8 @@ struct serve_options {
       out.schedule.stride = number<std::int32_t>(name, value, 1, 1'000'000);
     } else if (name == "--speed") {
       out.schedule.speed = number<double>(name, value, 1e-3, 1e3);
+    } else if (name == "--fit-ladder") {
+      out.fit_ladder = number<std::int32_t>(name, value, 0, dpgather::bucket_list::max_stated);
     } else if (name == "--policy") {
       out.policies.emplace_back(value);
     } else if (name == "--seed") {
@@ -131,6 +139,10 @@ struct serve_options {
     } else {
       throw usage_error{"unknown option " + std::string{name}};
     }
+  }
+  if (out.fit_ladder >= 0) { // planning is cheap: all steps
+    if (out.steps == 0) out.steps = INT64_MAX;
+    if (out.schedule.stride == 0) out.schedule.stride = 1;
   }
   if (out.steps == 0) out.steps = out.generated() ? 1000 : 2000;
   if (out.schedule.stride == 0)
