@@ -8,6 +8,7 @@
 #include "scheduler.hpp"
 
 #include <dpgather/dpgather.hpp>
+#include <dpgather/ladder_fit.hpp>
 #include <dpgather/throw.hpp>
 
 #include <algorithm>

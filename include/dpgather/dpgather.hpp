@@ -1,9 +1,9 @@
 #pragma once
 
 /// @file
-/// Everything that needs no GPU and no toolkit: policies, plans, ladders, metrics, `DpGather` on
-/// threads, pad and trim. Apart from it, because they cost what they include: `comm/run_ranks.hpp`
-/// (starts the threads), `comm/unix_socket_bootstrap.hpp`.
+/// Everything that needs no GPU and no toolkit: policies, plans, metrics, `DpGather` on threads,
+/// pad and trim. Apart from it, because they cost what they include: `comm/run_ranks.hpp` (starts
+/// the threads), `comm/unix_socket_bootstrap.hpp`, `ladder_fit.hpp` (fits ladders to counts).
 
 #include <dpgather/config.hpp>
 
@@ -17,7 +17,6 @@
 #include <dpgather/device/masks.hpp>
 #include <dpgather/device/tensor_lists.hpp>
 #include <dpgather/dp_gather.hpp>
-#include <dpgather/ladder_fit.hpp>
 #include <dpgather/metrics.hpp>
 #include <dpgather/plan.hpp>
 #include <dpgather/policies.hpp>
