@@ -66,6 +66,7 @@ TEST_CASE("every error has a name of its own") {
                                "poisoned",
                                "nccl_version",
                                "symmetric_unavailable",
+                               "tail_leak",
                                "shape_mismatch",
                                "graphs_alive",
                                "too_many_ranks",
@@ -90,7 +91,8 @@ TEST_CASE("every subject has a name of its own") {
 
 TEST_CASE("the message of a refused input names the error, the rank, the value and the limit") {
   for_each_error([&](errc e) {
-    if (e >= errc::plan_mismatch || e == errc::peer_refused) return; // below, each by itself
+    if (e >= errc::plan_mismatch || e == errc::peer_refused || e == errc::tail_leak)
+      return; // below, each by itself
     const status s{.code = e,
                    .about = subject::tokens,
                    .rank = 13,
@@ -180,6 +182,20 @@ TEST_CASE("a timeout names who did not come, and the deadline") {
   CHECK(contains(text, "timeout"));
   CHECK(contains(text, "rank 5"));
   CHECK(contains(text, "30000000"));
+}
+
+TEST_CASE("a leak names step, rank, tensor and row") {
+  const std::string text = text_of({.code = errc::tail_leak,
+                                    .about = subject::tensor,
+                                    .rank = 2,
+                                    .peer = 1,
+                                    .value = 5,
+                                    .value_name = "hidden",
+                                    .call = 41});
+  CHECK(text ==
+        "rank 2, call 41: tail_leak: what pads were filled with has reached row 5 of tensor "
+        "1 (hidden)");
+  CHECK(contains(text_of({.code = errc::tail_leak, .about = subject::tensor}), "unnamed"));
 }
 
 TEST_CASE("a peer that left and a native error are named") {

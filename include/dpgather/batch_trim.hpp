@@ -28,6 +28,25 @@ enum class batch_output : std::uint8_t {
   accept_lengths,
 };
 
+/// The name, for messages and tables.
+[[nodiscard]] constexpr const char* name_of(batch_output tensor) noexcept {
+  switch (tensor) {
+  case batch_output::logits:
+    return "logits";
+  case batch_output::hidden:
+    return "hidden";
+  case batch_output::positions:
+    return "positions";
+  case batch_output::sequence_lengths:
+    return "sequence_lengths";
+  case batch_output::request_pool_indices:
+    return "request_pool_indices";
+  case batch_output::accept_lengths:
+    return "accept_lengths";
+  }
+  return "unknown";
+}
+
 /// Whether the batch carries speculative state. Which of draft, target verify and draft extend it
 /// is in is the phase: `decode`, `verify` and `draft_extend`.
 enum class speculation : std::uint8_t { none, active };

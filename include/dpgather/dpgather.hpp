@@ -10,6 +10,7 @@
 #if DPGATHER_CPLUSPLUS >= 202002L // config.hpp has said so; one error is enough
 
 #include <dpgather/agreement.hpp>
+#include <dpgather/batch.hpp>
 #include <dpgather/batch_fill.hpp>
 #include <dpgather/batch_trim.hpp>
 #include <dpgather/bootstrap.hpp>

@@ -41,6 +41,9 @@ enum class errc : std::uint8_t {
   nccl_version,          ///< NCCL library and header do not match
   symmetric_unavailable, ///< symmetric memory was refused
 
+  // Found when the work was done.
+  tail_leak, ///< what a pad row was filled with has reached a real row
+
   // Answered alike on every rank; nothing was moved, the next correct call works.
   config_mismatch, ///< ranks were configured differently
   rank_cannot_run, ///< a rank announced that it cannot run this step
@@ -148,6 +151,8 @@ enum class subject : std::uint8_t {
     return "nccl_version";
   case errc::symmetric_unavailable:
     return "symmetric_unavailable";
+  case errc::tail_leak:
+    return "tail_leak";
   case errc::config_mismatch:
     return "config_mismatch";
   case errc::rank_cannot_run:

@@ -125,6 +125,10 @@ private:
     case errc::peer_left:
       append("peer_left: rank %d destroyed its communicator", other);
       break;
+    case errc::tail_leak:
+      append("tail_leak: what pads were filled with has reached row %lld of %s %d (%s)", mine,
+             thing, other, value_name == nullptr ? "unnamed" : value_name);
+      break;
     case errc::native_error:
       append("native_error: code %d (%s)", static_cast<int>(native),
              value_name == nullptr ? "unknown" : value_name);

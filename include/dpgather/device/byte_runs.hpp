@@ -78,6 +78,17 @@ struct byte_runs {
   return {reinterpret_cast<std::uintptr_t>(start), 1, 0, 1, bytes, bytes};
 }
 
+/// Runs of the same shape as `from`, one behind the other from `start` on.
+[[nodiscard]] DPGATHER_HOST_DEVICE constexpr byte_runs dense_like(const byte_runs& from,
+                                                                  std::uintptr_t start) noexcept {
+  return {.start = start,
+          .slices = from.slices,
+          .slice_stride = from.runs * from.run_bytes,
+          .runs = from.runs,
+          .run_stride = from.run_bytes,
+          .run_bytes = from.run_bytes};
+}
+
 /// The widest word: a GPU's widest load and store.
 struct alignas(16) wide_word {
   std::uint64_t low = 0, high = 0;

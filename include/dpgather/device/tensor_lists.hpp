@@ -41,6 +41,13 @@ struct tensor_list {
   std::uint32_t count = 0;
   std::uint64_t most_words = 0;
 
+  /// Takes a tensor in that has something to do. Precondition: there is room.
+  void add(const Tensor& tensor) noexcept {
+    const std::uint64_t words = words_of(tensor);
+    if (words == 0) return;
+    tensors[count++] = tensor;
+    if (words > most_words) most_words = words;
+  }
   [[nodiscard]] std::uint32_t parts() const noexcept { return count; }
   [[nodiscard]] std::uint64_t words() const noexcept { return most_words; }
   DPGATHER_HOST_DEVICE void operator()(std::uint32_t part, worker_id worker) const noexcept {
@@ -54,12 +61,8 @@ template <std::uint32_t Capacity, class Tensor, class Stream>
 [[nodiscard]] status run_first(std::span<const Tensor>& tensors, Stream stream) noexcept {
   tensor_list<Tensor, Capacity> list;
   while (!tensors.empty() && list.count < Capacity) {
-    const Tensor& tensor = tensors.front();
+    list.add(tensors.front());
     tensors = tensors.subspan(1);
-    const std::uint64_t words = words_of(tensor);
-    if (words == 0) continue;
-    list.tensors[list.count++] = tensor;
-    if (words > list.most_words) list.most_words = words;
   }
   return executor<Stream>::run(list, 0, stream);
 }

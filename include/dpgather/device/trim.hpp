@@ -49,17 +49,6 @@ namespace detail {
   return byte_runs::of(reinterpret_cast<std::uintptr_t>(t.source), t.outer, t.outer_stride, real,
                        t.unit_stride, t.unit_bytes);
 }
-/// Where they go, in runs of the same shape.
-[[nodiscard]] DPGATHER_HOST_DEVICE inline byte_runs dense_runs(const trim_tensor& t,
-                                                               const byte_runs& from) noexcept {
-  return {.start = reinterpret_cast<std::uintptr_t>(t.destination),
-          .slices = from.slices,
-          .slice_stride = from.runs * from.run_bytes,
-          .runs = from.runs,
-          .run_stride = from.run_bytes,
-          .run_bytes = from.run_bytes};
-}
-
 /// True when the real units are at their destination already, so that no byte may be touched.
 [[nodiscard]] DPGATHER_HOST_DEVICE inline bool stays(const trim_tensor& t,
                                                      std::int32_t real) noexcept {
@@ -144,7 +133,8 @@ DPGATHER_HOST_DEVICE inline void trim_share(const trim_tensor& tensor, std::uint
   const std::int32_t real = tensor.units.real_now();
   const detail::byte_runs from = detail::source_runs(tensor, real);
   if (from.empty() || detail::stays(tensor, real)) return;
-  detail::copy_runs(detail::dense_runs(tensor, from), from, worker, workers);
+  const auto to = reinterpret_cast<std::uintptr_t>(tensor.destination);
+  detail::copy_runs(detail::dense_like(from, to), from, worker, workers);
 }
 
 /// Gathers the real units of every tensor of the list densely into its destination. Bytes behind
