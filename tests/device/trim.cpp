@@ -194,8 +194,9 @@ TEST_CASE("trim: loads and stores are aligned, and 16 bytes wide where alignment
       std::uint64_t widest = 16;
       while (all % widest != 0) widest /= 2;
       const detail::byte_runs units = detail::source_runs(t);
-      const std::uint64_t width =
-          detail::lowest_bit(units.word_bytes() | detail::dense_runs(t, units).word_bytes());
+      const std::uint64_t width = detail::lowest_bit(
+          units.word_bytes() |
+          detail::dense_like(units, reinterpret_cast<std::uintptr_t>(t.destination)).word_bytes());
       REQUIRE(width == widest);
       seen[width]++;
     }

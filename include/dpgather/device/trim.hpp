@@ -49,6 +49,7 @@ namespace detail {
   return byte_runs::of(reinterpret_cast<std::uintptr_t>(t.source), t.outer, t.outer_stride, real,
                        t.unit_stride, t.unit_bytes);
 }
+
 /// True when the real units are at their destination already, so that no byte may be touched.
 [[nodiscard]] DPGATHER_HOST_DEVICE inline bool stays(const trim_tensor& t,
                                                      std::int32_t real) noexcept {
