@@ -27,7 +27,7 @@ struct saved_tensor {
 };
 
 /// A multiple of the widest word, so that saved bytes can be moved as wide as any tail.
-[[nodiscard]] constexpr std::size_t round_up_16(std::size_t bytes) noexcept {
+[[nodiscard]] DPGATHER_HOST_DEVICE constexpr std::size_t round_up_16(std::size_t bytes) noexcept {
   return (bytes + 15) / 16 * 16;
 }
 
