@@ -24,7 +24,6 @@
 #include <dpgather/padded_batch.hpp>
 #include <dpgather/status.hpp>
 
-#include <array>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
@@ -61,23 +60,40 @@ public:
     broken_ = check_declaration();
     broken_.rank = all_.rank;
     if (!broken_.ok()) return;
+    for (const bool on_host : {false, true}) {
+      for (std::size_t i = 0; i < tensors_.size(); ++i) {
+        const batch_entry& e = tensors_[i];
+        if (e.on_host != on_host || detail::is_absent(e)) continue;
+        order_.push_back(i);
+        on_stream_ += !on_host;
+        const batch_tail tail = detail::tail_of(e, {}, all_.engine);
+        if (e.tensor == batch_tensor::sequence_lengths) length_fill_ = tail.value;
+        if (e.tensor == batch_tensor::speculative_hidden) hidden_unit_ = tail.unit;
+      }
+    }
     const auto levels = static_cast<std::size_t>(all_.depth);
-    level_bytes_ = detail::level_header + detail::level_bytes(all_, false);
-    host_level_bytes_ = detail::level_bytes(all_, true);
-    host_saved_.resize(levels * host_level_bytes_ + 16);
-    rows_before_.resize(levels * tensors_.size());
+    host_saved_.resize(levels * detail::level_bytes(all_, true) + 16);
     frames_.resize(levels);
-    std::size_t on_stream = detail::level_header;
-    std::size_t on_host = 0;
-    for (const batch_entry& e : tensors_) {
-      std::size_t& next = e.on_host ? on_host : on_stream;
-      places_.push_back(next);
-      if (detail::saving_of(e) != batch_saving::nothing)
-        next += saved_bytes(detail::most_padding_of(e, all_));
-      if (detail::is_absent(e)) continue;
-      const batch_tail tail = detail::tail_of(e, {}, all_.engine);
-      if (e.tensor == batch_tensor::sequence_lengths) length_fill_ = tail.value;
-      if (e.tensor == batch_tensor::speculative_hidden) hidden_unit_ = tail.unit;
+    const auto start = reinterpret_cast<std::uintptr_t>(host_saved_.data());
+    std::byte* on_host = host_saved_.data() + (16 - start % 16);
+    std::byte* on_stream = workspace_.data();
+    for (frame& level : frames_) {
+      auto* const counted = reinterpret_cast<std::int32_t*>(on_stream);
+      on_stream += detail::level_header;
+      for (std::size_t j = 0; j < order_.size(); ++j) {
+        const batch_entry& e = tensors_[order_[j]];
+        const batch_saving saving = detail::saving_of(e);
+        saved_tensor t{.tensor = detail::most_padding_of(e, all_),
+                       .counted = counted + j,
+                       .whole = saving == batch_saving::whole};
+        std::byte*& next = j < on_stream_ ? on_stream : on_host;
+        if (saving != batch_saving::nothing) {
+          t.saved = next;
+          next += saved_bytes(t.tensor);
+        }
+        level.tensors.push_back(t);
+      }
+      level.rows_before.resize(order_.size());
     }
   }
   batch(const batch&) = delete;
@@ -116,28 +132,21 @@ public:
              .value_name = "guards",
              .where = where};
     if (bad.ok()) bad = capturing.status();
-    frame next{.step = step, .stream = stream};
-    if (bad.ok()) {
-      next.captured = *capturing;
-      bad = check_step(next);
-    }
-    if (bad.ok()) {
-      frames_[static_cast<std::size_t>(open_)] = next;
-      bad = save_and_pad(listed(open_, false).span(), stream);
-    }
+    if (bad.ok()) bad = prepare(step, stream, *capturing);
+    if (bad.ok()) bad = save_and_pad(stream_part(open_), stream);
     if (!bad.ok()) {
       if (bad.rank < 0) bad.rank = all_.rank;
       return bad;
     }
-    (void)save_and_pad(listed(open_, true).span(), host_stream{}); // checked: cannot fail
-    for (std::size_t i = 0; i < tensors_.size(); ++i) {
-      if (has_rows(tensors_[i])) rows_before(open_, i) = *tensors_[i].rows;
+    frame& now = at(open_);
+    (void)save_and_pad(host_part(open_), host_stream{}); // checked: cannot fail
+    for (std::size_t j = 0; j < order_.size(); ++j) {
+      if (rows_of(j) != nullptr) now.rows_before[j] = *rows_of(j);
     }
-    for (const batch_entry& e : tensors_) { // two tensors may share a count
-      if (has_rows(e)) *e.rows = padding(e, step).units.padded;
+    for (std::size_t j = 0; j < order_.size(); ++j) { // two tensors may share a count
+      if (rows_of(j) != nullptr) *rows_of(j) = now.tensors[j].tensor.units.padded;
     }
-    frame& now = frames_[static_cast<std::size_t>(open_)];
-    if (all_.sequence_sum != nullptr) *all_.sequence_sum = next.sum_padded;
+    if (all_.sequence_sum != nullptr) *all_.sequence_sum = now.sum_padded;
     now.number = ++steps_;
     return padded_batch<Stream>{this, open_++, now.number};
   }
@@ -172,27 +181,25 @@ private:
     std::int64_t sum_before = 0; ///< what the engine had
     std::int64_t sum_real = 0;   ///< of the real requests
     std::int64_t sum_padded = 0;
-    std::uint64_t number = 0; ///< of the `pad`; 0: not active
-  };
-  struct saved_list {
-    std::array<saved_tensor, most_saved_tensors> tensors;
-    std::size_t count = 0;
-    [[nodiscard]] std::span<const saved_tensor> span() const noexcept {
-      return {tensors.data(), count};
-    }
+    std::uint64_t number = 0;              ///< of the `pad`; 0: not active
+    std::vector<saved_tensor> tensors;     ///< those that are there, as `order_` says
+    std::vector<std::int64_t> rows_before; ///< their row counts
   };
 
-  [[nodiscard]] static bool has_rows(const batch_entry& e) noexcept {
-    return e.rows != nullptr && !detail::is_absent(e);
+  [[nodiscard]] std::int64_t* rows_of(std::size_t j) const noexcept {
+    return tensors_[order_[j]].rows;
   }
-  [[nodiscard]] pad_tensor padding(const batch_entry& e, const batch_step& step) const noexcept {
-    return detail::padding_of(e, step, all_);
-  }
-  [[nodiscard]] std::int64_t& rows_before(std::int32_t level, std::size_t i) noexcept {
-    return rows_before_[static_cast<std::size_t>(level) * tensors_.size() + i];
+  [[nodiscard]] frame& at(std::int32_t level) noexcept {
+    return frames_[static_cast<std::size_t>(level)];
   }
   [[nodiscard]] const frame& at(std::int32_t level) const noexcept {
     return frames_[static_cast<std::size_t>(level)];
+  }
+  [[nodiscard]] std::span<const saved_tensor> stream_part(std::int32_t level) const noexcept {
+    return std::span{at(level).tensors}.first(on_stream_);
+  }
+  [[nodiscard]] std::span<const saved_tensor> host_part(std::int32_t level) const noexcept {
+    return std::span{at(level).tensors}.subspan(on_stream_);
   }
   [[nodiscard]] bool holds(std::int32_t level, std::uint64_t number) const noexcept {
     return level < open_ && at(level).number == number;
@@ -249,29 +256,21 @@ private:
     return bad;
   }
 
-  /// Everything that can be wrong with a step, before anything is written.
-  [[nodiscard]] status check_step(frame& next) noexcept {
-    const batch_step& step = next.step;
-    const auto refuse = [](errc code, std::size_t i, std::int64_t value, std::int64_t limit,
-                           const char* name) {
-      return detail::refuse_tensor(code, i, static_cast<std::uint64_t>(value),
-                                   static_cast<std::uint64_t>(limit), name, where);
-    };
-    for (std::size_t i = 0; i < tensors_.size(); ++i) {
-      const batch_entry& e = tensors_[i];
-      if (detail::is_absent(e)) continue;
-      const pad_tensor t = padding(e, step);
-      if (status bad = detail::check_units(t.data, t.units.padded, t.units, t.unit_bytes,
-                                           t.unit_stride, t.outer, t.outer_stride, i, where);
-          !bad)
-        return bad;
-      const bool live = t.units.live != nullptr;
-      if (live && e.on_host) return refuse(errc::bad_config, i, 0, 0, "live count of a host copy");
-      if (!live && next.captured)
-        return refuse(errc::not_capturable, i, t.units.real, 0, "the host's count");
-      if (live || e.rows == nullptr || *e.rows == t.units.real) continue;
-      if (open_ > 0 && *e.rows == padding(e, at(open_ - 1).step).units.padded) continue;
-      return refuse(errc::count_changed, i, *e.rows, t.units.real, "rows");
+  /// The next guard's counts and fills, and everything that can be wrong with them, before anything
+  /// is written.
+  [[nodiscard]] status prepare(const batch_step& step, Stream stream, bool captured) noexcept {
+    frame& next = at(open_);
+    next.step = step;
+    next.stream = stream;
+    next.captured = captured;
+    for (std::size_t j = 0; j < order_.size(); ++j) {
+      const batch_entry& e = tensors_[order_[j]];
+      pad_tensor& t = next.tensors[j].tensor;
+      const batch_tail tail = detail::tail_of(e, step, all_.engine);
+      t.units = step.units(tail.unit);
+      t.units.capacity = e.capacity;
+      t.fill = detail::fill_of(e, tail, all_);
+      if (const status bad = check_tensor(j); !bad.ok()) return bad;
     }
     if (is_live(step)) {
       if (all_.sequence_sum == nullptr) return {};
@@ -283,6 +282,27 @@ private:
     if (const auto rule = trim_rule_of(batch_output::logits, facts(step)); !rule)
       return rule.status();
     return all_.sequence_sum == nullptr ? status{} : check_sum(next);
+  }
+
+  [[nodiscard]] status check_tensor(std::size_t j) const noexcept {
+    const frame& next = at(open_);
+    const pad_tensor& t = next.tensors[j].tensor;
+    const auto refuse = [&](errc code, std::int64_t value, const char* name) {
+      return detail::refuse_tensor(code, order_[j], static_cast<std::uint64_t>(value),
+                                   static_cast<std::uint64_t>(t.units.real), name, where);
+    };
+    if (const status bad =
+            detail::check_units(t.data, t.units.padded, t.units, t.unit_bytes, t.unit_stride,
+                                t.outer, t.outer_stride, order_[j], where);
+        !bad)
+      return bad;
+    if (t.units.live != nullptr)
+      return j < on_stream_ ? status{} : refuse(errc::bad_config, 0, "live count of a host copy");
+    if (next.captured) return refuse(errc::not_capturable, 0, "the host's count");
+    const std::int64_t* const rows = rows_of(j);
+    if (rows == nullptr || *rows == t.units.real) return {};
+    if (open_ > 0 && *rows == at(open_ - 1).tensors[j].tensor.units.padded) return {};
+    return refuse(errc::count_changed, *rows, "rows");
   }
 
   /// The sums before and after. Inside another guard the engine's sum has that one's pads.
@@ -310,26 +330,6 @@ private:
     return {};
   }
 
-  /// The tensors of a guard with their places in its part of the workspace.
-  [[nodiscard]] saved_list listed(std::int32_t level, bool on_host) noexcept {
-    saved_list out;
-    const auto l = static_cast<std::size_t>(level);
-    const auto start = reinterpret_cast<std::uintptr_t>(host_saved_.data());
-    std::byte* const base = on_host ? host_saved_.data() + (16 - start % 16) + l * host_level_bytes_
-                                    : workspace_.data() + l * level_bytes_;
-    for (std::size_t i = 0; i < tensors_.size(); ++i) {
-      const batch_entry& e = tensors_[i];
-      if (e.on_host != on_host || detail::is_absent(e)) continue;
-      const batch_saving saving = detail::saving_of(e);
-      saved_tensor& next = out.tensors[out.count++];
-      next.tensor = padding(e, at(level).step);
-      next.saved = saving == batch_saving::nothing ? nullptr : base + places_[i];
-      next.counted = on_host ? nullptr : reinterpret_cast<std::int32_t*>(base) + i;
-      next.whole = saving == batch_saving::whole;
-    }
-    return out;
-  }
-
   /// Ends all guards from the innermost to `level`.
   [[nodiscard]] status finish(std::int32_t level) noexcept {
     status outcome;
@@ -345,10 +345,10 @@ private:
       }
     }
     while (open_ > level) {
-      const frame now = at(open_ - 1);
+      const frame& now = at(open_ - 1);
       if (all_.poison && !is_live(now.step))
         tell(scan_results(results_, facts(now.step), all_.leak, now.number, now.stream));
-      if (const status bad = restore(listed(open_ - 1, false).span(), now.stream); !bad.ok()) {
+      if (const status bad = restore(stream_part(open_ - 1), now.stream); !bad.ok()) {
         tell(bad);
         return outcome;
       }
@@ -361,9 +361,9 @@ private:
   /// The same for a destructor: goes on whatever fails.
   void abandon(std::int32_t level) noexcept {
     while (open_ > level) {
-      const frame now = at(open_ - 1);
+      const frame& now = at(open_ - 1);
       status back = same_capture(now);
-      if (back.ok()) back = restore(listed(open_ - 1, false).span(), now.stream);
+      if (back.ok()) back = restore(stream_part(open_ - 1), now.stream);
       if (back.rank < 0) back.rank = all_.rank;
       // A graph that could not be finished has not run: no memory has changed.
       const bool never_ran = now.captured && back.about != subject::call;
@@ -388,24 +388,22 @@ private:
 
   /// Host copies, row counts and sum of the innermost guard, which is over then.
   void restore_host_part() noexcept {
-    const std::int32_t level = open_ - 1;
-    (void)restore(listed(level, true).span(), host_stream{});
-    for (std::size_t i = 0; i < tensors_.size(); ++i) {
-      if (has_rows(tensors_[i])) *tensors_[i].rows = rows_before(level, i);
+    frame& ended = at(--open_);
+    (void)restore(host_part(open_), host_stream{});
+    for (std::size_t j = 0; j < order_.size(); ++j) {
+      if (rows_of(j) != nullptr) *rows_of(j) = ended.rows_before[j];
     }
-    if (all_.sequence_sum != nullptr) *all_.sequence_sum = at(level).sum_before;
-    frames_[static_cast<std::size_t>(level)].number = 0;
-    --open_;
+    if (all_.sequence_sum != nullptr) *all_.sequence_sum = ended.sum_before;
+    ended.number = 0;
   }
 
   std::vector<batch_entry> tensors_;
   std::vector<batch_result> results_;
   batch_declaration all_;
   std::span<std::byte> workspace_;
-  std::size_t level_bytes_ = 0, host_level_bytes_ = 0;
-  std::vector<std::size_t> places_; ///< of each tensor's saved bytes in a level
+  std::vector<std::size_t> order_; ///< indices of tensors that are there: the stream's, the host's
+  std::size_t on_stream_ = 0;      ///< how many are the stream's
   std::vector<std::byte> host_saved_;
-  std::vector<std::int64_t> rows_before_;
   std::vector<frame> frames_;
   std::optional<std::int64_t> length_fill_{};
   batch_unit hidden_unit_ = batch_unit::token;

@@ -101,6 +101,11 @@ namespace detail {
   return all.poison && (e.poison ? *e.poison : is_floating(e.type));
 }
 
+[[nodiscard]] constexpr fill_pattern fill_of(const batch_entry& e, const batch_tail& tail,
+                                             const batch_declaration& all) noexcept {
+  return is_poisoned(e, all) ? poison_fill(e.type) : value_fill(e.type, tail.value);
+}
+
 /// The tensor with the counts and the fill of a step.
 [[nodiscard]] constexpr pad_tensor padding_of(const batch_entry& e, const batch_step& step,
                                               const batch_declaration& all) noexcept {
@@ -112,7 +117,7 @@ namespace detail {
   out.outer = e.outer;
   out.outer_stride =
       e.outer_stride != 0 ? e.outer_stride : static_cast<std::size_t>(e.capacity) * out.unit_stride;
-  out.fill = is_poisoned(e, all) ? poison_fill(e.type) : value_fill(e.type, tail.value);
+  out.fill = fill_of(e, tail, all);
   return out;
 }
 

@@ -131,6 +131,7 @@ DPGATHER_HOST_DEVICE inline void do_share(const tail_to_restore& t, worker_id wo
 
 template <class Way, class Stream>
 [[nodiscard]] status run_saved(std::span<const saved_tensor> tensors, Stream stream) noexcept {
+  if (tensors.empty()) return {};
   tensor_list<Way, most_saved_tensors> list;
   for (const saved_tensor& tensor : tensors) list.add(Way{tensor});
   return executor<Stream>::run(list, 0, stream);
