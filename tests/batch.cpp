@@ -297,7 +297,8 @@ struct small_batch {
       {.tensor = batch_tensor::out_cache_locations,
        .data = locations.data(),
        .type = element::i32,
-       .capacity = 8},
+       .capacity = 8,
+       .rows = &id_rows}, // a count for both
       {.tensor = batch_tensor::speculative_hidden,
        .data = hidden.data(),
        .type = element::f32,
@@ -480,6 +481,18 @@ TEST_CASE("guards end innermost first, whoever ends first") {
   CHECK(outer->finish().ok());
   CHECK_FALSE(inner->active());
   CHECK(inner->finish().ok());
+  CHECK(b.is_untouched());
+
+  // Nor does a guard that was ended for it touch those that came after it, at its place.
+  {
+    const auto next_outer = padding.pad(batch_step::draft(three_of_four), host_stream{});
+    const auto next_inner = padding.pad(batch_step::draft({.real = 4, .padded = 6}), host_stream{});
+    CHECK_FALSE(inner->active());
+    CHECK(inner->finish().ok());
+    inner = status{.code = errc::busy}; // destroys it
+    CHECK(padding.open() == 2);
+    CHECK(b.id_rows == 6);
+  }
   CHECK(b.is_untouched());
 
   // A guard that takes another one's place ends what it had.

@@ -46,9 +46,22 @@ class pad_batch {
 public:
   pad_batch(std::vector<unit_tensor> tensors, const batch_units& units, cudaStream_t stream)
       : tensors_{std::move(tensors)}, places_{places_of(tensors_, batch_units::capacity)},
-        stream_{stream}, units_{units}, before_{mixed_bytes(places_.back())}, memory_{
-                                                                                  before_.size()} {
+        stream_{stream}, units_{units}, before_{mixed_bytes(places_.back())},
+        memory_{before_.size()}, saved_{saved_bytes()} {
     reset();
+  }
+
+  /// The same with places for what they hold, as a `batch` makes them.
+  [[nodiscard]] std::vector<dg::saved_tensor> saved_list(bool live) const {
+    std::vector<dg::saved_tensor> out;
+    std::byte* next = saved_.data();
+    auto* const counted = reinterpret_cast<std::int32_t*>(next);
+    next += header_bytes;
+    for (const dg::pad_tensor& t : list(live)) {
+      out.push_back({.tensor = t, .saved = next, .counted = counted + out.size()});
+      next += dg::saved_bytes(t);
+    }
+    return out;
   }
 
   [[nodiscard]] std::vector<dg::pad_tensor> list(bool live) const {
@@ -79,6 +92,12 @@ public:
   }
 
   void reset() const { upload(memory_.data(), before_.data(), before_.size(), stream_); }
+  /// Bytes that are not those of the reset batch.
+  [[nodiscard]] std::int64_t changed() const {
+    std::vector<std::byte> got(before_.size());
+    download(got.data(), memory_.data(), got.size(), stream_);
+    return count_different(got, before_);
+  }
   /// Bytes that are not what padding the reset batch makes of it, gaps and capacities included.
   [[nodiscard]] std::int64_t wrong() const {
     std::vector<std::byte> right = before_;
@@ -99,8 +118,15 @@ public:
   }
 
 private:
+  static constexpr std::size_t header_bytes = dg::most_saved_tensors * sizeof(std::int32_t);
+
   [[nodiscard]] static std::size_t slice_bytes(const unit_tensor& t) {
     return batch_units::capacity * t.unit_bytes();
+  }
+  [[nodiscard]] std::size_t saved_bytes() const {
+    std::size_t out = header_bytes;
+    for (const dg::pad_tensor& t : list(false)) out += dg::saved_bytes(t);
+    return out;
   }
 
   std::vector<unit_tensor> tensors_;
@@ -109,6 +135,7 @@ private:
   const batch_units& units_;
   std::vector<std::byte> before_;
   device_memory memory_;
+  device_memory saved_;
 };
 
 /// A batch to trim.

@@ -51,6 +51,30 @@ inline constexpr target beyond_empty = target::extra_us(0.8);
          .prepare = [&batch] { batch.reset(); },
          .wrong = [&batch](int) { return batch.wrong(); }});
   }
+  for (const bool live : {false, true}) {
+    const std::string count = live ? "count in device memory" : "count from the host";
+    const std::vector<dg::saved_tensor> list = batch.saved_list(live);
+    const auto save = [list, stream] {
+      must(dg::save_and_pad(std::span<const dg::saved_tensor>{list}, stream), "save and pad");
+    };
+    out.add({.name = "save and pad, " + count,
+             .baseline = empty,
+             .call = [save](int) { save(); },
+             .prepare = [&batch] { batch.reset(); },
+             .wrong = [&batch](int) { return batch.wrong(); }});
+    out.add({.name = "restore, " + count,
+             .baseline = empty,
+             .call =
+                 [list, stream](int) {
+                   must(dg::restore(std::span<const dg::saved_tensor>{list}, stream), "restore");
+                 },
+             .prepare =
+                 [&batch, save] {
+                   batch.reset();
+                   save();
+                 },
+             .wrong = [&batch](int) { return batch.changed(); }});
+  }
   out.add({.name = std::to_string(tensors) + " x cudaMemsetAsync",
            .baseline = empty,
            .call = [&batch](int) { batch.set_each(); }});

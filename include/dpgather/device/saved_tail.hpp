@@ -129,12 +129,19 @@ DPGATHER_HOST_DEVICE inline void do_share(const tail_to_restore& t, worker_id wo
   restore_share(t, worker.index, worker.count);
 }
 
+template <class Way, std::uint32_t Capacity, class Stream>
+[[nodiscard]] status run_saved(std::span<const saved_tensor> tensors, Stream stream) noexcept {
+  tensor_list<Way, Capacity> list;
+  for (const saved_tensor& tensor : tensors) list.add(Way{tensor});
+  return executor<Stream>::run(list, 0, stream);
+}
+/// A launch that carries half as much starts sooner.
 template <class Way, class Stream>
 [[nodiscard]] status run_saved(std::span<const saved_tensor> tensors, Stream stream) noexcept {
   if (tensors.empty()) return {};
-  tensor_list<Way, most_saved_tensors> list;
-  for (const saved_tensor& tensor : tensors) list.add(Way{tensor});
-  return executor<Stream>::run(list, 0, stream);
+  if (tensors.size() <= most_saved_tensors / 2)
+    return run_saved<Way, most_saved_tensors / 2>(tensors, stream);
+  return run_saved<Way, most_saved_tensors>(tensors, stream);
 }
 
 } // namespace detail
