@@ -270,7 +270,6 @@ void run_step(batch<host_stream>& padding, random_batch& b, random_source& rando
 
 /// Four requests' tensors by hand, of which one forward pads three to four.
 struct small_batch {
-  static constexpr std::int32_t capacity = 8;
   std::vector<std::int64_t> ids{11, 12, 13, 90, 91, 92, 93, 94};
   std::vector<std::int32_t> lengths{6, 10, 3, 80, 81, 82, 83, 84};
   std::vector<std::int64_t> lengths_on_host{6, 10, 3, 70, 71, 72, 73, 74};
@@ -356,7 +355,6 @@ struct staged_stream {
 
 template <>
 struct dpgather::executor<staged_stream> {
-  static constexpr bool has_own_memory = false;
   template <dpgather::device_job Job>
   [[nodiscard]] static dpgather::status run(const Job& job, std::int32_t,
                                             staged_stream stream) noexcept {
@@ -709,6 +707,40 @@ TEST_CASE("results that lack real rows are told, and everything else is restored
   CHECK(b.is_untouched());
   CHECK(b.logits_rows == 2);
   CHECK(padding.open() == 0);
+}
+
+TEST_CASE("an idle rank pads from nothing, and has nothing left") {
+  small_batch b;
+  b.id_rows = b.hidden_rows = b.sum = 0;
+  batch<host_stream> padding{b.declaration(), b.workspace};
+  auto padded = padding.pad(batch_step::idle(4), host_stream{});
+  REQUIRE(padded);
+  CHECK(b.ids == std::vector<std::int64_t>{0, 0, 0, 0, 91, 92, 93, 94});
+  CHECK(b.id_rows == 4);
+  CHECK(b.sum == 4);
+  b.logits_rows = 4;
+  CHECK(padded->finish().ok());
+  CHECK(b.logits_rows == 0);
+  CHECK(b.id_rows == 0);
+  CHECK(b.sum == 0);
+  CHECK(b.ids == small_batch{}.ids);
+}
+
+TEST_CASE("extend cuts to the tokens of this step, cached prefixes apart") {
+  small_batch b;
+  b.entries.resize(3);
+  b.entries[0].rows = nullptr;
+  std::int64_t hidden = 8;
+  b.results.push_back({.tensor = batch_output::hidden, .rows = &hidden});
+  batch<host_stream> padding{b.declaration(), b.workspace};
+  auto padded = padding.pad(batch_step::extend({.real = 3, .padded = 3}, {.real = 5, .padded = 8}),
+                            host_stream{});
+  REQUIRE(padded);
+  CHECK(b.sum == 19); // lengths with their prefixes: more than the 8 rows there are
+  b.logits_rows = 3;
+  CHECK(padded->finish().ok());
+  CHECK(b.logits_rows == 3);
+  CHECK(hidden == 5);
 }
 
 TEST_CASE(

@@ -26,7 +26,6 @@ struct thrown {};
 
 /// Tensors on a device, a count where kernels read it, and a stream.
 struct engine {
-  static constexpr std::int32_t capacity = 8;
   cudaStream_t stream = nullptr;
   std::int32_t* ids = nullptr; ///< [8]
   float* hidden = nullptr;     ///< [8, 2], comes back whole
