@@ -145,7 +145,7 @@ TEST_CASE("kernels save, fill and put back what the CPU does, canaries and gaps 
                               before.data() + tensors.places[i], bytes) == 0);
         }
       },
-      test_support::case_count(200));
+      test_support::case_count(60));
   check(cudaStreamDestroy(stream));
 }
 
