@@ -1,0 +1,93 @@
+/// @file
+/// Tutorial 8: an engine. A small decoder serves a request trace on data-parallel ranks, under each
+/// of four policies, and must decode the same tokens as a single rank does.
+///
+/// Attention is data-parallel with a KV cache per rank (or split over attention-TP ranks), the FFN
+/// is sharded over all ranks, every other one a mixture of experts; batches are continuous, prefill
+/// is chunked, decoding is greedy. All sums are exact (decode_engine/grid.hpp), so policies may
+/// differ in what they move, pad and compute, but not in a single bit of a result.
+///
+/// Read decode_engine/decode_rank.hpp first: it is a step, and has all that the library does in it.
+/// `--poison` fills tails with NaN and finds any kernel that lets one reach a real row;
+/// `--plant-leak` makes one do it. See `08_decode_engine --help`.
+
+#include "decode_engine/options.hpp"
+#include "decode_engine/policies.hpp"
+#include "decode_engine/policy_run.hpp"
+#include "decode_engine/report.hpp"
+
+#include <algorithm>
+#include <cstdint>
+#include <cstdio>
+#include <exception>
+#include <string>
+#include <vector>
+
+namespace {
+
+using engine::policy_result;
+
+/// One rank that holds what all ranks together would.
+engine::served on_one_rank(engine::served what) {
+  what.max_running *= what.shape.dp_size;
+  what.shape = {};
+  what.poison = what.plant_leak = false;
+  return what;
+}
+
+int run(const engine::options& asked) {
+  std::vector<std::string> known;
+  engine::for_each_policy([&](auto, const char* name) { known.emplace_back(name); });
+  for (const std::string& name : asked.policies) {
+    if (std::ranges::count(known, name) == 0) throw serve::usage_error{"unknown policy " + name};
+  }
+  engine::served what;
+  what.trace = asked.requests_to_serve();
+  what.shape = {.dp_size = asked.ranks, .tp_size = asked.attention_ranks};
+  what.speed = asked.speed;
+  what.poison = asked.poison;
+  what.plant_leak = asked.plant_leak;
+
+  std::printf("%zu requests of %s on %d data-parallel ranks of %d attention-TP ranks each%s\n\n",
+              what.trace.size(), asked.trace.empty() ? "a generated trace" : asked.trace.c_str(),
+              asked.ranks, asked.attention_ranks, asked.poison ? ", tails poisoned" : "");
+  engine::print_head();
+  const policy_result reference =
+      engine::run_policy<engine::single_rank>("single_rank", on_one_rank(what));
+  engine::print_line(reference, "reference");
+
+  bool right = reference.error.empty();
+  if (!right) std::printf("  %s\n", reference.error.c_str());
+  std::vector<policy_result> results;
+  engine::for_each_policy([&]<class Policy>(Policy, const char* name) {
+    if (!asked.policies.empty() && std::ranges::count(asked.policies, name) == 0) return;
+    results.push_back(engine::run_policy<Policy>(name, what));
+    const policy_result& result = results.back();
+    const std::string differs = engine::first_difference(result.streams, reference.streams);
+    engine::print_line(result, differs.empty() ? "equal" : "DIFFER from " + differs);
+    if (!result.error.empty()) std::printf("  %s\n", result.error.c_str());
+    right = right && differs.empty() && result.leaks == 0 && result.error.empty();
+  });
+  engine::print_legend();
+  for (const policy_result& each : results) engine::print_sizes(each);
+  if (asked.poison) {
+    for (const policy_result& each : results) engine::print_leaks(each);
+  }
+  std::printf("%s\n", right ? "all token streams are those of a single rank"
+                            : "TOKEN STREAMS DIFFER OR TAILS HAVE LEAKED");
+  return right ? 0 : 1;
+}
+
+} // namespace
+
+int main(int argc, char** argv) {
+  try {
+    return run(engine::parse_options(argc, argv));
+  } catch (const serve::usage_error& error) {
+    std::fprintf(stderr, "%s\n", error.what());
+    return 2;
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "08_decode_engine: %s\n", error.what());
+    return 1;
+  }
+}
