@@ -15,8 +15,10 @@
 #include "decode_engine/policies.hpp"
 #include "decode_engine/policy_run.hpp"
 #include "decode_engine/report.hpp"
+#include "decode_engine/scalar_reference.hpp"
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <cstdio>
 #include <exception>
@@ -35,6 +37,28 @@ engine::served on_one_rank(engine::served what) {
   return what;
 }
 
+/// Some of the requests again, by the scalar reference. Answers whether all are the same.
+bool same_in_whole_numbers(const engine::served& what, const policy_result& result) {
+  constexpr std::size_t checks = 8;
+  const std::size_t stride = std::max<std::size_t>(1, what.trace.size() / checks);
+  engine::scalar_reference alone;
+  std::size_t requests = 0;
+  std::size_t tokens = 0;
+  for (std::size_t i = 0; i < what.trace.size(); i += stride) {
+    const std::vector<std::int32_t> expected =
+        alone.decode(static_cast<std::int32_t>(i), what.trace[i].prompt_tokens,
+                     std::max(what.trace[i].output_tokens, 1));
+    ++requests;
+    tokens += expected.size();
+    if (expected == result.streams[i]) continue;
+    std::printf("request %zu DIFFERS from its scalar reference\n", i);
+    return false;
+  }
+  std::printf("%zu requests, %zu tokens decoded again, each alone and in whole numbers: equal\n",
+              requests, tokens);
+  return true;
+}
+
 int run(const engine::options& asked) {
   std::vector<std::string> known;
   engine::for_each_policy([&](auto, const char* name) { known.emplace_back(name); });
@@ -45,6 +69,7 @@ int run(const engine::options& asked) {
   what.trace = asked.requests_to_serve();
   what.shape = {.dp_size = asked.ranks, .tp_size = asked.attention_ranks};
   what.speed = asked.speed;
+  what.largest_graph = asked.largest_graph;
   what.poison = asked.poison;
   what.plant_leak = asked.plant_leak;
 
@@ -66,12 +91,21 @@ int run(const engine::options& asked) {
     const std::string differs = engine::first_difference(result.streams, reference.streams);
     engine::print_line(result, differs.empty() ? "equal" : "DIFFER from " + differs);
     if (!result.error.empty()) std::printf("  %s\n", result.error.c_str());
-    right = right && differs.empty() && result.leaks == 0 && result.error.empty();
+    const bool routed_right = result.expert_rows == engine::expert_rows_of(result.all.real_rows);
+    if (!routed_right) std::printf("  experts ran on other rows than the real ones\n");
+    right = right && differs.empty() && result.leaks == 0 && result.error.empty() && routed_right;
   });
   engine::print_legend();
+  engine::print_variety(reference);
+  if (reference.error.empty()) right = same_in_whole_numbers(what, reference) && right;
   for (const policy_result& each : results) engine::print_sizes(each);
   if (asked.poison) {
     for (const policy_result& each : results) engine::print_leaks(each);
+  }
+  if (asked.plant_leak) {
+    const bool found = std::ranges::any_of(
+        results, [](const policy_result& each) { return each.first_leak.rank >= 0; });
+    std::printf("the planted leak was %s\n", found ? "found" : "NOT FOUND");
   }
   std::printf("%s\n", right ? "all token streams are those of a single rank"
                             : "TOKEN STREAMS DIFFER OR TAILS HAVE LEAKED");

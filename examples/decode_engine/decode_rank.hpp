@@ -47,8 +47,12 @@ public:
         rules_{dg::value_or_throw(dg::planner<Policy>::make(config))},
         workspace_(dg::value_or_throw(dg::DpGather<Policy>::workspace_bytes(config))),
         dp_{comm, config, workspace_}, model_{where_}, guard_{options.poison, where_.world_rank()},
-        cache_{static_cast<std::int32_t>(trace.size()), options.max_running + 1, options.longest,
-               layers, model_.head_columns()},
+        cache_{static_cast<std::int32_t>(trace.size()),
+               options.max_running + 1,
+               options.longest,
+               layers,
+               model_.head_columns(),
+               guard_},
         batch_{rules_.max_padded_rows()},
         last_token_(trace.size()), attention_{rules_.max_padded_rows(), model_.head_columns(),
                                               options.longest},
@@ -92,6 +96,8 @@ public:
   }
 
   [[nodiscard]] const tail_guard& guard() const noexcept { return guard_; }
+  /// From other ranks, by gathers and combines.
+  [[nodiscard]] std::uint64_t bytes_received() const noexcept { return comm_.bytes_received(); }
   [[nodiscard]] std::int64_t expert_rows() const noexcept { return moe_.rows_run(); }
 
 private:

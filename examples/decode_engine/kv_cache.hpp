@@ -20,17 +20,20 @@ class kv_cache {
 public:
   static constexpr std::int32_t page_slots = 8; ///< tokens in a page
 
-  /// Room for `running` requests of `longest` tokens each; `columns`: floats of a key.
+  /// Room for `running` requests of `longest` tokens each; `columns`: floats of a key. Under
+  /// `guard` every slot is NaN until it is written.
   kv_cache(std::int32_t requests, std::int32_t running, std::int32_t longest, std::int32_t layers,
-           std::int32_t columns)
+           std::int32_t columns, const tail_guard& guard)
       : pages_each_{(longest + page_slots - 1) / page_slots},
         tables_(static_cast<std::size_t>(running + 1) * static_cast<std::size_t>(pages_each_)),
         table_of_(static_cast<std::size_t>(requests)) {
     const std::int32_t pages = running * pages_each_ + 1;
     for (std::int32_t p = pages - 1; p > 0; --p) free_pages_.push_back(p);
     for (std::int32_t t = running; t > 0; --t) free_tables_.push_back(t);
-    for (std::int32_t l = 0; l < layers; ++l)
+    for (std::int32_t l = 0; l < layers; ++l) {
       layers_.emplace_back(tensor_name::kv_cache, std::int64_t{pages} * page_slots, 2 * columns);
+      guard.poison(layers_.back(), dg::row_range{0, std::int64_t{pages} * page_slots});
+    }
   }
 
   /// Rows are slots: keys, then values.

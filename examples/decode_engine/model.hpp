@@ -30,6 +30,13 @@ inline constexpr std::int32_t layers = 4;
 
 [[nodiscard]] constexpr bool is_moe(std::int32_t layer) noexcept { return layer % 2 == 1; }
 
+/// Rows that the experts of all ranks run on for so many token rows: no tail is among them.
+[[nodiscard]] constexpr std::int64_t expert_rows_of(std::int64_t token_rows) noexcept {
+  std::int64_t out = 0;
+  for (std::int32_t l = 0; l < layers; ++l) out += is_moe(l) ? token_rows * top_k : 0;
+  return out;
+}
+
 /// Consecutive units of a dimension that one rank has.
 struct shard {
   std::int32_t first = 0;

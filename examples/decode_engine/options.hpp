@@ -22,17 +22,19 @@ inline constexpr const char* help = R"(usage: 08_decode_engine [options]
                   (TIMESTAMP,ContextTokens,GeneratedTokens); without it, generated ones
   --requests N    the first N of them (240)
   --shrink-prompts D, --shrink-answers D
-                  divides their lengths, so that a CPU is done in seconds (32 and 8)
-  --speed X       arrivals X times as fast as recorded (2)
+                  divides their lengths, so that a CPU is done in seconds (32 and 6)
+  --speed X       arrivals X times as fast as recorded (3)
   --ranks W       data-parallel ranks (4)
   --tp A          attention-TP ranks in each: 1, 2 or 4; W * A at most 16 (1)
+  --largest N     requests of a rank in the largest captured size, 1 to 24; more than that in a step
+                  is a miss (12)
   --policy NAME   run only this one; may be repeated: pr8278 all_reduce exact_coupled
                   exact_decoupled
   --poison        fill all tails with NaN before they can be read; look for it in all real rows
   --plant-leak    the same, with one kernel of the last rank made to read one tail row
   --help          print this
 exit code: 0 when all token streams are those of a single rank and no tail has reached a real row,
-1 when not or when a rank failed, 2 for wrong usage
+1 when not or when a rank failed, 2 for wrong usage; a planted leak is one
 )";
 
 struct options {
@@ -40,10 +42,11 @@ struct options {
   std::vector<std::string> policies;
   std::int32_t requests = 240;
   std::int32_t shrink_prompts = 32;
-  std::int32_t shrink_answers = 8;
-  double speed = 2;
+  std::int32_t shrink_answers = 6;
+  double speed = 3;
   std::int32_t ranks = 4;
   std::int32_t attention_ranks = 1;
+  std::int32_t largest_graph = 12;
   bool poison = false;
   bool plant_leak = false;
 
@@ -92,6 +95,8 @@ struct options {
       out.ranks = number<std::int32_t>(name, value, 1, 16);
     } else if (name == "--tp") {
       out.attention_ranks = number<std::int32_t>(name, value, 1, 4);
+    } else if (name == "--largest") {
+      out.largest_graph = number<std::int32_t>(name, value, 1, 24);
     } else if (name == "--policy") {
       out.policies.emplace_back(value);
     } else {
@@ -99,6 +104,8 @@ struct options {
     }
   }
   if (out.attention_ranks == 3) throw serve::usage_error{"--tp takes 1, 2 or 4"};
+  if (out.largest_graph < out.attention_ranks)
+    throw serve::usage_error{"no captured size is a multiple of the attention-TP ranks"};
   if (out.ranks * out.attention_ranks > 16)
     throw serve::usage_error{"at most 16 ranks, attention-TP ranks counted"};
   return out;

@@ -58,6 +58,7 @@ struct policy_result {
   token_streams streams;
   step_sums all, in_graph;
   std::int64_t expert_rows = 0; ///< of all ranks
+  double wire_rows = 0;         ///< received from other ranks, divided by their number
   std::int64_t leaks = 0;       ///< real rows that a tail has reached
   std::int64_t checked = 0;     ///< real rows looked through
   leak first_leak;

@@ -26,8 +26,8 @@ struct served {
   std::vector<serve::request> trace;
   dg::topology shape;               ///< rank numbers do not matter
   std::int32_t prefill_budget = 64; ///< prompt rows of a rank in a step
-  std::int32_t max_running = 16;    ///< requests of a rank
-  std::int32_t largest_graph = 8;   ///< requests; more are run eagerly
+  std::int32_t max_running = 24;    ///< requests of a rank
+  std::int32_t largest_graph = 12;  ///< requests; more are run eagerly
   double speed = 1;
   bool poison = false;
   bool plant_leak = false;
@@ -100,6 +100,8 @@ template <class Policy>
         const std::lock_guard lock{mutex};
         out.add(rank.guard());
         out.expert_rows += rank.expert_rows();
+        out.wire_rows += static_cast<double>(rank.bytes_received()) /
+                         static_cast<double>(config.row_bytes) / std::max(world - 1, 1);
       });
   out.seconds = std::chrono::duration<double>{std::chrono::steady_clock::now() - started}.count();
   return out;

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <map>
+#include <set>
 #include <string>
 
 namespace engine {
@@ -30,8 +31,8 @@ namespace detail {
 } // namespace detail
 
 inline void print_head() {
-  std::printf("%-16s %6s %6s %5s %5s %6s  %-13s %-13s %7s %7s  %-16s %s\n", "policy", "tokens",
-              "steps", "graph", "idle", "missed", "attention", "FFN", "experts", "seconds",
+  std::printf("%-16s %6s %6s %5s %5s %6s %6s  %-12s %-12s %7s %7s  %-16s %s\n", "policy", "tokens",
+              "steps", "graph", "idle", "missed", "wire", "attention", "FFN", "experts", "seconds",
               "digest", "streams");
 }
 
@@ -43,10 +44,12 @@ inline void print_line(const policy_result& r, const std::string& against_refere
                   r.in_graph.per_real_row(r.in_graph.*rows));
     return std::string{text};
   };
-  std::printf("%-16s %6lld %6lld %5lld %5lld %6lld  %-13s %-13s %7.2f %7.2f  %016llx %s\n",
+  std::printf("%-16s %6lld %6lld %5lld %5lld %6lld %6.2f  %-12s %-12s %7.2f %7.2f  %016llx %s\n",
               r.name.c_str(), static_cast<long long>(r.tokens()),
               static_cast<long long>(r.all.steps), static_cast<long long>(r.all.graph_steps),
               static_cast<long long>(r.all.idle), static_cast<long long>(r.all.missed),
+              r.all.real_rows == 0 ? 0
+                                   : r.wire_rows / static_cast<double>(r.all.real_rows) / layers,
               both(&step_sums::attention_rows).c_str(), both(&step_sums::ffn_rows).c_str(),
               r.all.per_real_row(r.expert_rows) / (layers / 2), r.seconds,
               static_cast<unsigned long long>(r.digest()), against_reference.c_str());
@@ -55,7 +58,9 @@ inline void print_line(const policy_result& r, const std::string& against_refere
 inline void print_legend() {
   std::printf(
       "\nidle: ranks without a row that took part in a step; missed: steps that no captured "
-      "size fitted, run eagerly\nattention, FFN: rows that kernels ran on, per real row, "
+      "size fitted, run eagerly\nwire: rows received from other ranks by a layer's gather and "
+      "combine, summed over ranks / (ranks - 1), per real row\nattention, FFN: rows that kernels "
+      "ran on, per real row, "
       "tails included; in brackets: steps in graphs\nexperts: rows that experts ran on, "
       "per real row and layer; no tail is routed, so always %d\n\n",
       top_k);
@@ -67,6 +72,13 @@ inline void print_sizes(const policy_result& r) {
       r.all.own_sizes.empty() ? "attention and FFN " : "FFN ",
       detail::listed(r.all.shared_sizes).c_str(),
       r.all.own_sizes.empty() ? "" : (";  attention " + detail::listed(r.all.own_sizes)).c_str());
+}
+
+/// How much of the vocabulary the answers use: comparing streams of one token would prove little.
+inline void print_variety(const policy_result& r) {
+  std::set<std::int32_t> distinct;
+  for (const auto& each : r.streams) distinct.insert(each.begin(), each.end());
+  std::printf("answers use %zu of %d tokens\n", distinct.size(), vocabulary);
 }
 
 inline void print_leaks(const policy_result& r) {
