@@ -7,6 +7,7 @@
 #include "grid.hpp"
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
 
 namespace engine {

@@ -8,6 +8,7 @@
 #include "../serve/usage_error.hpp"
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>

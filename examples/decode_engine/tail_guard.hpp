@@ -9,6 +9,7 @@
 
 #include "tensor.hpp"
 
+#include <algorithm>
 #include <bit>
 #include <cstdint>
 #include <cstdio>
