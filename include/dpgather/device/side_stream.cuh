@@ -13,6 +13,8 @@
 
 namespace dpgather::inline v0 {
 
+/// A stream beside the engine's own.
+///
 /// ```cpp
 /// side.start(stream);                                  // what stream has done is there
 /// dp.combine(dp.combine_input(plan), out, plan, side.stream());

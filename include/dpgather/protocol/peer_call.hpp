@@ -77,6 +77,14 @@ struct peer_call_id {
   bool expects = false;     ///< if that is known
 };
 
+/// A call as one thread hands it to an out-of-line part of it and takes it back: by value, since a
+/// call whose address leaves the kernel would live in memory.
+struct peer_call_part {
+  peer_call_id id;
+  std::uint64_t started = 0;
+  bool failed = false;
+};
+
 template <class Block>
 DPGATHER_HOST_DEVICE void
 record_failure(Block& block, const peer_lane& lane, const peer_call_id& call, errc code,
@@ -163,14 +171,6 @@ look_up(Block block, const peer_lane& lane, peer_call_id call, const peer_flag* 
   return 0;
 }
 
-/// A call as one thread hands it to an out-of-line part of it and takes it back: by value, since a
-/// call whose address leaves the kernel would live in memory.
-struct peer_call_part {
-  peer_call_id id{};
-  std::uint64_t started = 0;
-  bool failed = false;
-};
-
 } // namespace detail
 
 /// One call as one block lives through it. Every thread of the block has its own; what it says of
@@ -190,16 +190,16 @@ public:
   DPGATHER_HOST_DEVICE peer_call(Block& block, const peer_lane& lane,
                                  const detail::peer_call_part& part) noexcept
       : block_{block}, lane_{lane}, state_{lane.state()}, shape_{part.id.shape},
-        epoch_{part.id.epoch}, standing_{0}, started_{part.started}, counts_{part.id.counts},
-        expects_{part.id.expects}, failed_{part.failed} {}
+        epoch_{part.id.epoch}, standing_{0} {
+    started_ = part.started;
+    counts_ = part.id.counts;
+    expects_ = part.id.expects;
+    failed_ = part.failed;
+  }
 
-  /// What another one goes on with; `take_back` what that one left.
+  /// What another one goes on with.
   [[nodiscard]] DPGATHER_HOST_DEVICE detail::peer_call_part part() const noexcept {
     return {id(), started_, failed_};
-  }
-  DPGATHER_HOST_DEVICE void take_back(const detail::peer_call_part& part) noexcept {
-    started_ = part.started;
-    failed_ = failed_ || part.failed;
   }
 
   [[nodiscard]] DPGATHER_HOST_DEVICE std::uint64_t epoch() const noexcept { return epoch_; }
