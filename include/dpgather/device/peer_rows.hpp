@@ -287,9 +287,8 @@ private:
     table.share[r] = share;
     if (r == 0) {
       table.digest = digest ^ (digest >> 15);
-      const peer_share largest = share_of(most, tp_size - 1);
-      table.most = largest.count;
-      table.relays = may_relay && !largest.lines && are_most(most, all);
+      table.most = tp_size == 1 ? most : (most + tp_size - 1) / tp_size;
+      table.relays = may_relay && table.most > lane.layout.line_rows && are_most(most, all);
     }
     if (t != 0) return;
     check_counts(call, d, n, all);
