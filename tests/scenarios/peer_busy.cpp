@@ -14,14 +14,14 @@ namespace {
 
 /// Every call that any thread makes of rank 0 is this one; rank 1 makes none.
 struct lonely_world {
-  explicit lonely_world(bool combines) {
+  lonely_world(bool combines, dg::counts_kind source) {
     with.row_bytes[0] = 64;
     random_source random{1};
     stage = std::make_unique<host_stage>(with, random, 7);
     calls = draw_story<dg::detail::f32_sum>(random, with, 1, 1);
     calls[0].combines = combines;
     calls[0].blocks = 1;
-    calls[0].source = dg::counts_kind::agreed;
+    calls[0].source = source;
     calls[0].partial = false;
   }
   story_options with;
@@ -32,9 +32,16 @@ struct lonely_world {
 } // namespace
 
 TEST_CASE("a second stream in a channel is named, on every rank") {
-  for (const bool combines : {false, true}) {
+  struct kind {
+    bool combines;
+    dg::counts_kind source;
+  };
+  for (const auto& [combines, source] :
+       {kind{false, dg::counts_kind::agreed}, kind{false, dg::counts_kind::exchanged},
+        kind{true, dg::counts_kind::agreed}}) {
     CAPTURE(combines);
-    lonely_world world{combines};
+    CAPTURE(name_of(source));
+    lonely_world world{combines, source};
     dg::steady_wait_clock clock;
     // The first waits for rank 1, which never comes; the second must not take its epoch.
     std::vector<std::thread> streams;

@@ -61,6 +61,7 @@ struct peer_gather {
       block.prefetch(local[0].data + ahead);
     const peer_share share = rows.share_of(rows.fits(mine) ? mine : 0, rows.tp_rank);
     if (!block.any(call.began_poisoned())) {
+      call.claim(); // before anything is waited for
       if (exchanged) call.send_headers(static_cast<std::uint32_t>(mine), false);
       // In lines rows need nobody's count but their own: they leave before anything else is known.
       DPGATHER_ROLLED
@@ -79,7 +80,6 @@ struct peer_gather {
     // 2. Whose rows lie where. One warp has read the counts, and knows.
     if (exchanged && block.sync_or(call.failed())) return empty(block);
     block.sync_warp();
-    call.claim();
     rows.fill_table(call, block, exchanged ? rows.tp_size : 1,
                     owes_sum ? 0 : rows.lane.ranks() - rows.tp_size);
     if (block.sync_or(call.failed())) return empty(block);
