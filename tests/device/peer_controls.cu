@@ -59,19 +59,19 @@ constexpr auto wrong_bytes = [](const story_outcome& out) {
 
 TEST_CASE("one slot: a peer that is a call ahead overwrites what has not been looked at") {
   goes_well(slots_of_lines(), "two slots, lines");
-  goes_wrong<one_slot<kept>>(slots_of_lines(), "one slot, lines", times_out);
+  goes_wrong<one_slot>(slots_of_lines(), "one slot, lines", times_out);
   goes_well(slots_of_headers(), "two slots, headers");
-  goes_wrong<one_slot<kept>>(slots_of_headers(), "one slot, headers", times_out);
+  goes_wrong<one_slot>(slots_of_headers(), "one slot, headers", times_out);
 }
 
 TEST_CASE("no handshake: rows land in a view that the last call's reader has not left") {
   goes_well(gather_after_gather(), "handshake");
-  goes_wrong<no_handshake<kept>>(gather_after_gather(), "no handshake", wrong_bytes);
+  goes_wrong<no_handshake>(gather_after_gather(), "no handshake", wrong_bytes);
 }
 
 TEST_CASE("one input: a combine's input is rewritten while a peer still reads it") {
   goes_well(combine_after_combine(-1), "two inputs in turn");
-  goes_wrong<same_input<kept>>(combine_after_combine(0), "one input", wrong_bytes);
+  goes_wrong<same_input>(combine_after_combine(0), "one input", wrong_bytes);
   // With the rule the second of these calls is refused, on every rank.
   const story_outcome refused = tell<kept>(combine_after_combine(0), long_budget);
   INFO("one input refused: " << refused.text());
@@ -82,15 +82,14 @@ TEST_CASE("no tails: rows that nobody brings keep what was there") {
   for (const bool combines : {false, true}) {
     const std::string what = combines ? " of a combine" : " of a gather";
     goes_well(with_a_tail(combines), "tails" + what);
-    goes_wrong<no_tails<kept>>(with_a_tail(combines), "no tails" + what, wrong_bytes);
+    goes_wrong<no_tails>(with_a_tail(combines), "no tails" + what, wrong_bytes);
   }
 }
 
 TEST_CASE("idle blocks uncounted: a block that sat calls out is in another call than its peers") {
   goes_well(old_lines(), "idle blocks counted, old lines");
-  goes_wrong<forgets_idle_blocks<kept>>(old_lines(), "idle blocks uncounted, old lines",
-                                        wrong_bytes);
+  goes_wrong<forgets_idle_blocks>(old_lines(), "idle blocks uncounted, old lines", wrong_bytes);
   goes_well(lines_of_other_blocks(), "idle blocks counted, lines of other blocks");
-  goes_wrong<forgets_idle_blocks<kept>>(lines_of_other_blocks(),
-                                        "idle blocks uncounted, lines of other blocks", times_out);
+  goes_wrong<forgets_idle_blocks>(lines_of_other_blocks(),
+                                  "idle blocks uncounted, lines of other blocks", times_out);
 }

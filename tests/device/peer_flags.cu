@@ -184,7 +184,7 @@ TEST_CASE("a released flag never comes before what it speaks of") {
   REQUIRE(kept.errors[1] == dg::errc::ok);
   REQUIRE(kept.calls == kept.wanted);
   REQUIRE(kept.stale == 0);
-  const flag_outcome broken = run_flags<relaxed_flags<dg::peer_rules>>(rounds);
+  const flag_outcome broken = run_flags<relaxed_flags>(rounds);
   MESSAGE("not released: ", broken.stale, " old words in ", broken.calls, " calls of ",
           broken.wanted, " (seen, not demanded)");
   CHECK(broken.calls == broken.wanted); // it ends, whatever it read

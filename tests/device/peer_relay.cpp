@@ -219,23 +219,8 @@ struct relay_world {
     with.most_line_bytes = 0;
   }
   story_call& add(bool combines, const std::vector<std::int32_t>& rows) {
-    step_plan plan;
-    plan.mode = mode_kind::exact;
-    plan.dp_size = with.dp_size;
-    plan.tp_size = with.tp_size;
-    plan.layout = layout_kind::packed;
-    plan.global_rows = with.dp_size * with.rank_rows;
-    static const count_set none{};
-    story_call call;
-    call.combines = combines;
-    call.places = placement{plan, none};
-    for (std::size_t d = 0; d < rows.size(); ++d) call.rows[d] = rows[d];
-    call.global_rows = plan.global_rows;
-    call.local_rows = with.rank_rows;
-    call.blocks = with.blocks;
-    call.key = calls.size() + 1;
-    call.shape = static_cast<std::uint32_t>(call.key);
-    return calls.emplace_back(call);
+    return calls.emplace_back(
+        packed_call(with, combines, rows, with.dp_size * with.rank_rows, calls.size() + 1));
   }
 
   /// Tells the story; every byte must be right. `visit(traffic)` sees what it took.

@@ -3,6 +3,7 @@
 #include <support/fault_world.hpp> // first: the watchdog
 
 #include <support/expected_races.hpp>
+#include <support/peer_broken_rules.hpp>
 #include <support/peer_host_stage.hpp>
 
 #include <doctest/doctest.h>
@@ -42,28 +43,6 @@ struct stalled : Rules {
   }
 };
 
-struct one_slot : peer_rules {
-  static constexpr std::uint64_t slots = 1;
-};
-struct relaxed_flags : peer_rules {
-  static constexpr bool releases = false;
-};
-struct no_handshake : peer_rules {
-  static constexpr bool handshakes = false;
-};
-struct same_input : peer_rules {
-  static constexpr bool alternates = false;
-};
-struct no_tails : peer_rules {
-  static constexpr bool fills_tails = false;
-};
-struct unseen_slices : peer_rules {
-  static constexpr bool waits_for_slices = false;
-};
-struct forgets_idle_blocks : peer_rules {
-  static constexpr bool counts_idle_blocks = false;
-};
-
 /// What came of a story.
 struct outcome {
   std::uint64_t wrong = 0;    ///< bytes
@@ -95,22 +74,9 @@ struct control_story {
   }
   /// Every rank has `rows` rows.
   story_call& add(bool combines, std::int32_t rows = 4, std::int64_t tail = 0) {
-    step_plan plan;
-    plan.mode = mode_kind::exact;
-    plan.dp_size = with.dp_size;
-    plan.layout = layout_kind::packed;
-    plan.global_rows = with.dp_size * std::int64_t{rows} + tail;
-    static const count_set none{};
-    story_call call;
-    call.combines = combines;
-    call.places = placement{plan, none};
-    for (std::int32_t d = 0; d < with.dp_size; ++d) call.rows[d] = rows;
-    call.global_rows = plan.global_rows;
-    call.local_rows = with.rank_rows;
-    call.blocks = with.blocks;
-    call.key = calls.size() + 1;
-    call.shape = static_cast<std::uint32_t>(call.key);
-    return calls.emplace_back(call);
+    return calls.emplace_back(packed_call(
+        with, combines, std::vector<std::int32_t>(static_cast<std::size_t>(with.dp_size), rows),
+        with.dp_size * std::int64_t{rows} + tail, calls.size() + 1));
   }
 
   /// All rows but one each are rank `heavy`'s, so that its peers help it.

@@ -5,44 +5,18 @@
 /// goes wrong by them and well without. Stalls make the bad schedule certain: the rank that is held
 /// up stands still for far longer than its peers need to run into what they must not touch.
 
+#include "peer_broken_rules.hpp"
 #include "peer_outcome.hpp"
 #include "peer_stall.hpp"
 #include "peer_story.hpp"
 
-#include <dpgather/placement.hpp>
 #include <dpgather/protocol/peer_block.hpp>
-#include <dpgather/step_plan.hpp>
 
 #include <cstddef>
 #include <cstdint>
 #include <vector>
 
 namespace test_support {
-
-template <class Rules>
-struct one_slot : Rules {
-  static constexpr std::uint64_t slots = 1;
-};
-template <class Rules>
-struct relaxed_flags : Rules {
-  static constexpr bool releases = false;
-};
-template <class Rules>
-struct no_handshake : Rules {
-  static constexpr bool handshakes = false;
-};
-template <class Rules>
-struct same_input : Rules {
-  static constexpr bool alternates = false;
-};
-template <class Rules>
-struct no_tails : Rules {
-  static constexpr bool fills_tails = false;
-};
-template <class Rules>
-struct forgets_idle_blocks : Rules {
-  static constexpr bool counts_idle_blocks = false;
-};
 
 /// The world, the calls, who is held up where.
 struct control_story {
@@ -60,22 +34,9 @@ struct control_story {
   }
   /// Every rank has `rows` rows.
   story_call& add(bool combines, std::int32_t rows = 4, std::int64_t tail = 0) {
-    dg::step_plan plan;
-    plan.mode = dg::mode_kind::exact;
-    plan.dp_size = with.dp_size;
-    plan.layout = dg::layout_kind::packed;
-    plan.global_rows = with.dp_size * std::int64_t{rows} + tail;
-    static const dg::count_set none{};
-    story_call call;
-    call.combines = combines;
-    call.places = dg::placement{plan, none};
-    for (std::int32_t d = 0; d < with.dp_size; ++d) call.rows[d] = rows;
-    call.global_rows = plan.global_rows;
-    call.local_rows = with.rank_rows;
-    call.blocks = with.blocks;
-    call.key = calls.size() + 1;
-    call.shape = static_cast<std::uint32_t>(call.key);
-    return calls.emplace_back(call);
+    return calls.emplace_back(packed_call(
+        with, combines, std::vector<std::int32_t>(static_cast<std::size_t>(with.dp_size), rows),
+        with.dp_size * std::int64_t{rows} + tail, calls.size() + 1));
   }
   void hold(dg::peer_point point, std::int32_t rank, std::int32_t block = -1) {
     held.at_point(point) = {rank, block, 1'000'000};

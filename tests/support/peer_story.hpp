@@ -436,6 +436,30 @@ std::vector<story_call> draw_story(random_source& random, const story_options& w
   return out;
 }
 
+/// Call `number` of a story, from 1: packed, with agreed counts, as many blocks as there are.
+/// `rows`: of the data-parallel ranks.
+inline story_call packed_call(const story_options& with, bool combines,
+                              const std::vector<std::int32_t>& rows, std::int64_t global_rows,
+                              std::size_t number) {
+  dg::step_plan plan;
+  plan.mode = dg::mode_kind::exact;
+  plan.dp_size = with.dp_size;
+  plan.tp_size = with.tp_size;
+  plan.layout = dg::layout_kind::packed;
+  plan.global_rows = global_rows;
+  static const dg::count_set none{};
+  story_call out;
+  out.combines = combines;
+  out.places = dg::placement{plan, none};
+  for (std::size_t d = 0; d < rows.size(); ++d) out.rows[d] = rows[d];
+  out.global_rows = global_rows;
+  out.local_rows = with.rank_rows;
+  out.blocks = with.blocks;
+  out.key = number;
+  out.shape = static_cast<std::uint32_t>(number);
+  return out;
+}
+
 /// The limits of a story's arena.
 inline dg::peer_limits limits_of(const story_options& with) {
   dg::peer_limits out;

@@ -192,7 +192,7 @@ private:
   template <class Job, class Visit>
   void with_rules(Visit visit) const noexcept {
     if constexpr (Job::may_relay) {
-      if (layout().ranks >= least_relay_ranks && layout().rank_rows > layout().line_rows)
+      if (layout().ranks > least_relay_copies && layout().rank_rows > layout().line_rows)
         return visit(peer_rules{});
     }
     visit(direct_rules{});

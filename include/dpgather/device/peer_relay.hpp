@@ -25,9 +25,6 @@
 
 namespace dpgather::inline v0 {
 
-/// Fewer ranks have no third peer to pass slices on to.
-inline constexpr std::int32_t least_relay_ranks = 4;
-
 namespace detail {
 
 /// Slice `k` of `slices` of a share's rows, whole rows: `count * k / slices` on.

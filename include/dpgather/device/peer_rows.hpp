@@ -21,6 +21,10 @@
 
 namespace dpgather::inline v0 {
 
+/// Fewer peers that rows go to, or sums come from, are not worth a relay: nobody has a third one to
+/// pass slices on to.
+inline constexpr std::int32_t least_relay_copies = 3;
+
 /// The rows that one world rank speaks for: all of its data-parallel rank's, or its part of them.
 struct peer_share {
   std::int32_t first = 0, count = 0; ///< among its data-parallel rank's rows
@@ -179,13 +183,14 @@ struct peer_rows {
 
   /// Works out shares and counts from `table.rows`, entry `d * step` for data-parallel rank d, and
   /// checks the counts against the shape. `copies`: as many peers get or bring what a rank with
-  /// many rows moves without lines; from three on it may be relayed. The threads that do it are of
-  /// one warp, which sees `table.rows`; sync after, then ask whether the call has failed.
+  /// many rows moves without lines; from `least_relay_copies` on it may be relayed. The threads
+  /// that do it are of one warp, which sees `table.rows`; sync after, then ask whether the call has
+  /// failed.
   template <class Block>
   DPGATHER_HOST_DEVICE void fill_table(peer_call<Block>& call, Block& block, std::int32_t step,
                                        std::int32_t copies) const noexcept {
     peer_table& table = block.table();
-    const bool may_relay = Block::rules_type::relays && copies >= 3;
+    const bool may_relay = Block::rules_type::relays && copies >= least_relay_copies;
     if constexpr (Block::lanes == 1) {
       for (std::int32_t r = 0; r < lane.ranks(); ++r) fill_entry(call, table, r, step, may_relay);
     } else if (const std::int32_t r = entry_of(block); r < lane.ranks()) {
@@ -253,12 +258,12 @@ struct peer_rows {
             std::uint64_t{block.blocks()} * block.threads()};
   }
 
-  /// The same among the threads of a team.
+  /// The same among the threads of a group of warps.
   template <class Block>
   [[nodiscard]] DPGATHER_HOST_DEVICE static worker_id worker(const Block& block,
-                                                             warp_group team) noexcept {
-    return {std::uint64_t{team.index} * Block::lanes + block.thread() % Block::lanes,
-            std::uint64_t{team.count} * Block::lanes};
+                                                             warp_group by) noexcept {
+    return {std::uint64_t{by.index} * Block::lanes + block.thread() % Block::lanes,
+            std::uint64_t{by.count} * Block::lanes};
   }
 
 private:
