@@ -14,17 +14,17 @@ namespace {
 using namespace dpgather;
 using namespace test_support;
 
-template <class Sum>
-void random_story(random_source& random, std::uint64_t key) {
-  story_options with = draw_options(random, 6, sizeof(typename Sum::storage));
+template <class Sum, class Rules = peer_rules>
+void random_story(random_source& random, std::uint64_t key, const story_options& with) {
   const std::uint64_t starts[] = {0, 5, (std::uint64_t{1} << 31) - 3, (std::uint64_t{1} << 32) - 3,
                                   ~std::uint64_t{0} - 2};
   host_stage stage{with, random, random.pick(starts)};
   const std::vector<story_call> calls = draw_story<Sum>(random, with, 12, key);
+  CAPTURE(with.plain);
   CAPTURE(with.dp_size);
   CAPTURE(with.tp_size);
   CAPTURE(with.most_line_bytes);
-  REQUIRE(tell_on_host<Sum>(stage, with, calls) == 0);
+  REQUIRE(tell_on_host<Sum>(stage, with, calls, [](std::int32_t) { return Rules{}; }) == 0);
 }
 
 } // namespace
@@ -35,10 +35,23 @@ TEST_CASE("every sequence of calls gives every byte, without a barrier between r
       [&](random_source& random) {
         ++key;
         if (random.chance(50)) {
-          random_story<dg::detail::bf16_sum>(random, key);
+          random_story<dg::detail::bf16_sum>(random, key, draw_options(random, 6, 2));
         } else {
-          random_story<dg::detail::f32_sum>(random, key);
+          random_story<dg::detail::f32_sum>(random, key, draw_options(random, 6, 4));
         }
       },
       case_count(20'000) / 100);
+}
+
+TEST_CASE("kernels of plain calls give the same bytes") {
+  std::uint64_t key = 0;
+  for_random_cases(
+      [&](random_source& random) {
+        using bf16 = dg::detail::bf16_sum;
+        using f32 = dg::detail::f32_sum;
+        random_story<bf16, plain_rules<2>>(random, ++key, draw_plain_options(random, 2));
+        random_story<f32, plain_rules<4>>(random, ++key, draw_plain_options(random, 4));
+        random_story<bf16, plain_rules<8>>(random, ++key, draw_plain_options(random, 8));
+      },
+      case_count(2'000) / 100);
 }

@@ -44,9 +44,9 @@ endfunction()
 # Demangled: "t void dpgather::v0::detail::run_job<dpgather::v0::take_rows, 256>(...)".
 string(REGEX MATCHALL "run_job<dpgather::v0::[a-z_]+" kernels "${symbols}")
 list(TRANSFORM kernels REPLACE "run_job<dpgather::v0::" "")
-# "t void dpgather::v0::detail::run_peer_job<dpgather::v0::peer_combine<...bf16_sum>, ...>(...)".
-string(REGEX MATCHALL "run_peer_job<dpgather::v0::peer_[a-z]+<dpgather::v0::[a-z0-9_:]+>" peer_kernels "${symbols}")
-list(TRANSFORM peer_kernels REPLACE "run_peer_job<dpgather::v0::(peer_[a-z]+)<dpgather::v0::(detail::)?" "\\1<")
+# "t void dpgather::v0::detail::run_peer_job<dpgather::v0::peer_combine<...bf16_sum, 2>, ...>(...)".
+string(REGEX MATCHALL "run_peer_job<dpgather::v0::peer_[a-z]+<dpgather::v0::[a-z0-9_:]+, [0-9]+>" peer_kernels "${symbols}")
+list(TRANSFORM peer_kernels REPLACE "run_peer_job<dpgather::v0::(peer_[a-z]+)<dpgather::v0::(detail::)?([a-z0-9_:]+), [0-9]+>" "\\1<\\3>")
 list(APPEND kernels ${peer_kernels})
 expect("kernels" "${kernels}" "${KERNELS}")
 

@@ -81,12 +81,10 @@ struct host_stage {
       rank.lane = dg::peer_lane::of(pointers, layout, &controls[r]);
       rank.live = &live[r];
       for (std::int32_t t = 0; t < layout.tensors; ++t) {
-        const std::size_t unit = t == 0 ? 4 : 1;
-        const std::size_t gap = random.chance(70) ? 0 : unit * random.between<std::size_t>(1, 9);
-        rank.local_stride[t] = layout.row_bytes[t] + gap;
-        locals.emplace_back(rank.local_stride[t] * static_cast<std::size_t>(with.rank_rows) + 64);
-        rank.local[t] = locals.back().get() +
-                        (random.chance(50) ? 0 : unit * random.between<std::size_t>(1, 9));
+        const story_place place = story_place::draw(random, with, t);
+        rank.local_stride[t] = place.stride;
+        locals.emplace_back(place.stride * static_cast<std::size_t>(with.rank_rows) + 80);
+        rank.local[t] = locals.back().get() + place.first;
       }
       const auto rows = static_cast<std::size_t>(layout.view_rows) + 1;
       locals.emplace_back(rows * sizeof(dg::row_source));

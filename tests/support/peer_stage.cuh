@@ -87,12 +87,10 @@ public:
       live_.emplace_back(sizeof(dg::count_set));
       rank.live = live_.back().as<dg::count_set>();
       for (std::int32_t t = 0; t < layout->tensors; ++t) {
-        const std::size_t unit = t == 0 ? 4 : 1;
-        const std::size_t gap = random.chance(70) ? 0 : unit * random.between<std::size_t>(1, 9);
-        rank.local_stride[t] = layout->row_bytes[t] + gap;
-        live_.emplace_back(rank.local_stride[t] * static_cast<std::size_t>(with.rank_rows) + 64);
-        rank.local[t] =
-            live_.back().get() + (random.chance(50) ? 0 : unit * random.between<std::size_t>(1, 9));
+        const story_place place = story_place::draw(random, with, t);
+        rank.local_stride[t] = place.stride;
+        live_.emplace_back(place.stride * static_cast<std::size_t>(with.rank_rows) + 80);
+        rank.local[t] = live_.back().get() + place.first;
       }
       live_.emplace_back(layout->row_bytes[0] * static_cast<std::size_t>(with.rank_rows + 2));
       rank.output = live_.back().get();
@@ -237,33 +235,39 @@ inline void connect_gpus(int gpus) {
   }
 }
 
-/// One random world of up to `most_ranks` ranks with one random story.
-template <class Sum>
-void gpu_story(random_source& random, std::uint64_t key, int gpus, std::int32_t most_ranks) {
-  story_options with = draw_options(random, most_ranks, sizeof(typename Sum::storage));
+/// One random story of a world drawn as `with`.
+template <class Sum, class Rules = dg::peer_rules>
+void gpu_story(random_source& random, std::uint64_t key, int gpus, story_options with) {
   with.blocks = random.between(1, 8);
   const std::uint64_t starts[] = {0, 5, (std::uint64_t{1} << 31) - 3, (std::uint64_t{1} << 32) - 3,
                                   ~std::uint64_t{0} - 2};
-  limit_blocks<Sum, dg::peer_rules>(with, gpus);
+  limit_blocks<Sum, Rules>(with, gpus);
   gpu_stage stage{with, random, random.pick(starts), gpus};
   const std::vector<story_call> calls = draw_story<Sum>(random, with, 12, key);
+  CAPTURE(with.plain);
   CAPTURE(with.dp_size);
   CAPTURE(with.tp_size);
   CAPTURE(with.most_line_bytes);
-  const std::uint64_t wrong = stage.tell<Sum, dg::peer_rules>(with, calls);
+  const std::uint64_t wrong = stage.tell<Sum, Rules>(with, calls);
   REQUIRE(wrong == 0);
 }
 
-/// `cases` random stories on `gpus` GPUs.
+/// `cases` random stories on `gpus` GPUs, in worlds of up to `most_ranks`.
 inline void gpu_stories(std::uint64_t cases, int gpus, std::int32_t most_ranks) {
   std::uint64_t key = 0;
   for_random_cases(
       [&](random_source& random) {
         ++key;
-        if (random.chance(50)) {
-          gpu_story<dg::detail::bf16_sum>(random, key, gpus, most_ranks);
+        using bf16 = dg::detail::bf16_sum;
+        using f32 = dg::detail::f32_sum;
+        if (random.chance(30)) {
+          gpu_story<bf16>(random, key, gpus, draw_options(random, most_ranks, 2));
+        } else if (random.chance(40)) {
+          gpu_story<f32>(random, key, gpus, draw_options(random, most_ranks, 4));
+        } else if (most_ranks < 8 || random.chance(40)) {
+          gpu_story<bf16, dg::plain_rules<2>>(random, key, gpus, draw_plain_options(random, 2));
         } else {
-          gpu_story<dg::detail::f32_sum>(random, key, gpus, most_ranks);
+          gpu_story<bf16, dg::plain_rules<8>>(random, key, gpus, draw_plain_options(random, 8));
         }
       },
       cases);

@@ -116,8 +116,11 @@ private:
   [[nodiscard]] DPGATHER_HOST_DEVICE std::int32_t dp_rank() const {
     return rank_.lane.rank() / tp();
   }
-  [[nodiscard]] DPGATHER_HOST_DEVICE dg::peer_rows shared_part(const story_call& call) const {
-    dg::peer_rows out = dg::peer_rows::of(rank_.lane, call.places);
+  static constexpr std::int32_t plain_ranks = Block::rules_type::ranks; ///< 0: calls of any shape
+
+  [[nodiscard]] DPGATHER_HOST_DEVICE dg::basic_peer_rows<plain_ranks>
+  shared_part(const story_call& call) const {
+    auto out = dg::basic_peer_rows<plain_ranks>::of(rank_.lane, call.places);
     out.live = rank_.live;
     out.source = call.source;
     out.shape = call.shape;
@@ -195,18 +198,20 @@ private:
   DPGATHER_HOST_DEVICE void run(const story_call& call) {
     // As many blocks as the call has, whatever there are.
     if (call.combines) {
-      dg::peer_combine<Sum> job;
+      dg::peer_combine<Sum, plain_ranks> job;
       job.rows = shared_part(call);
       job.local = {rank_.output, layout().row_bytes[0], layout().row_bytes[0]};
       job.fill = call.fill;
       job.input = call.input;
       with_blocks(call, job);
     } else if (call.partial) {
-      dg::peer_gather<Sum> job;
-      describe(call, job);
-      with_blocks(call, job);
+      if constexpr (plain_ranks == 0) {
+        dg::peer_gather<Sum> job;
+        describe(call, job);
+        with_blocks(call, job);
+      }
     } else {
-      dg::peer_gather<dg::no_sum> job;
+      dg::peer_gather<dg::no_sum, plain_ranks> job;
       describe(call, job);
       with_blocks(call, job);
     }
@@ -373,6 +378,21 @@ struct story_options {
   std::int32_t same_kind = 30; ///< percent of calls that repeat the last one's operation
   std::int32_t skewed = 0;     ///< percent of calls where one rank or two have most rows
   bool exchanged = true;
+  bool plain = false; ///< plain calls only, see `plain_rules`
+};
+
+/// Where the rows of a rank's local tensor begin in its memory, and how far they are apart.
+struct story_place {
+  std::size_t first = 0, stride = 0;
+
+  [[nodiscard]] static story_place draw(random_source& random, const story_options& with,
+                                        std::int32_t tensor) {
+    const std::size_t unit = with.plain ? 8 : tensor == 0 ? 4 : 1;
+    const std::size_t gap =
+        with.plain || random.chance(70) ? 0 : unit * random.between<std::size_t>(1, 9);
+    return {random.chance(50) ? 0 : unit * random.between<std::size_t>(1, 9),
+            with.row_bytes[tensor] + gap};
+  }
 };
 
 /// Counts of data-parallel ranks where one has by far the most, or two have: the others few or
@@ -503,6 +523,21 @@ inline story_options draw_options(random_source& random, std::int32_t most_ranks
   if (random.chance(80)) out.row_bytes[0] = (out.row_bytes[0] + 15) / 16 * 16; // sums relayed too
   row += out.row_bytes[0];
   out.most_line_bytes = row * random.between<std::size_t>(0, random.chance(50) ? 0 : 4);
+  return out;
+}
+
+/// The same for a world of `ranks` whose calls are plain.
+inline story_options draw_plain_options(random_source& random, std::int32_t ranks) {
+  story_options out;
+  out.plain = true;
+  out.exchanged = false;
+  out.dp_size = ranks;
+  out.row_bytes[0] = 8 * random.between<std::size_t>(1, random.chance(70) ? 40 : 300);
+  out.rank_rows = random.between(1, 24);
+  out.most_line_bytes = random.chance(60)
+                            ? 1 << 20
+                            : out.row_bytes[0] * random.between<std::size_t>(
+                                                     0, static_cast<std::size_t>(out.rank_rows));
   return out;
 }
 

@@ -90,9 +90,14 @@ public:
   /// Loads the kernels of gathers, and of combines of `type`, now and not when another rank's may
   /// already wait for them. An element without a sum can be gathered. Errors: `native_error`.
   [[nodiscard]] status prepare(element type) noexcept {
-    if (status bad = load<peer_gather<no_sum>>(); !bad) return bad;
-    status done;
-    with_sum(type, [&]<class Sum>(Sum) { done = load<peer_combine<Sum>>(); });
+    status done = load_both<peer_gather<no_sum>>(
+        []<class Rules>(Rules) { return peer_gather<no_sum, Rules::ranks>{}; });
+    with_sum(type, [&]<class Sum>(Sum) {
+      if (done.ok())
+        done = load_both<peer_combine<Sum>>(
+            []<class Rules>(Rules) { return peer_combine<Sum, Rules::ranks>{}; });
+      if (done.ok() && layout().tp_size > 1) done = load<peer_gather<Sum>, direct_rules>();
+    });
     return done;
   }
 
@@ -111,21 +116,27 @@ public:
                               std::span<const const_token_rows<replicated>> tensors,
                               std::span<const fill_word> fills, const row_masks* masks,
                               cudaStream_t stream) noexcept {
-    peer_gather<no_sum> job;
     const peer_launch how = launch_of(false, call, plan);
     digest_builder shape = digest_of(plan, how);
-    job.tensors = static_cast<std::int32_t>(tensors.size());
-    for (std::size_t t = 0; t < tensors.size(); ++t) {
-      job.local[t] = detail::row_places<const std::byte>::of(tensors[t]);
-      job.fill[t] = fills[t];
-      shape.add(tensors[t].row_bytes());
-    }
-    if (masks != nullptr) {
-      job.masks = *masks;
-      job.writes_masks = true;
-    }
-    job.rows = rows_of_call(call, peer_shape::of(false, plan, shape.value()));
-    return launch(job, how, stream);
+    for (const auto& tensor : tensors) shape.add(tensor.row_bytes());
+    const std::uint32_t said = peer_shape::of(false, plan, shape.value());
+    status done;
+    with_rules<peer_gather<no_sum>>(
+        tensors.size() == 1 && is_plain(call, tensors[0]), [&]<class Rules>(Rules rules) {
+          peer_gather<no_sum, Rules::ranks> job;
+          job.tensors = static_cast<std::int32_t>(tensors.size());
+          for (std::size_t t = 0; t < tensors.size(); ++t) {
+            job.local[t] = detail::row_places<const std::byte>::of(tensors[t]);
+            job.fill[t] = fills[t];
+          }
+          if (masks != nullptr) {
+            job.masks = *masks;
+            job.writes_masks = true;
+          }
+          job.rows = rows_of_call<Rules::ranks>(call, said);
+          done = launch(job, rules, how, stream);
+        });
+    return done;
   }
   /// The same for rows that owe a sum to the attention-TP peers.
   [[nodiscard]] status gather(const call_shape& call, const step_plan& plan,
@@ -137,9 +148,9 @@ public:
       const peer_launch how = launch_of(false, call, plan);
       job.local[0] = detail::row_places<const std::byte>::of(local);
       job.fill[0] = fill;
-      job.rows =
-          rows_of_call(call, peer_shape::of(false, plan, digest_of(plan, how).add(0x5a).value()));
-      done = launch(job, how, stream);
+      job.rows = rows_of_call<0>(
+          call, peer_shape::of(false, plan, digest_of(plan, how).add(0x5a).value()));
+      done = launch(job, direct_rules{}, how, stream);
     });
     return done;
   }
@@ -150,14 +161,17 @@ public:
                                cudaStream_t stream) noexcept {
     status done = unsupported(local.element());
     with_sum(local.element(), [&]<class Sum>(Sum) {
-      peer_combine<Sum> job;
       const peer_launch how = launch_of(true, call, plan);
-      job.local = detail::row_places<std::byte>::of(local);
-      job.fill = fill;
-      job.input = input;
       // The input is each rank's own matter: what must agree is whether it was the last call's.
-      job.rows = rows_of_call(call, peer_shape::of(true, plan, digest_of(plan, how).value()));
-      done = launch(job, how, stream);
+      const std::uint32_t said = peer_shape::of(true, plan, digest_of(plan, how).value());
+      with_rules<peer_combine<Sum>>(is_plain(call, local), [&]<class Rules>(Rules rules) {
+        peer_combine<Sum, Rules::ranks> job;
+        job.local = detail::row_places<std::byte>::of(local);
+        job.fill = fill;
+        job.input = input;
+        job.rows = rows_of_call<Rules::ranks>(call, said);
+        done = launch(job, rules, how, stream);
+      });
     });
     return done;
   }
@@ -177,25 +191,43 @@ private:
             .value_name = name_of(type),
             .where = "peer_communicator"};
   }
-  template <class Job>
-  [[nodiscard]] status load() const noexcept {
+  template <class Job, class Rules>
+  [[nodiscard]] static status load() noexcept {
+    cudaFuncAttributes unused{};
+    return cuda_status(cudaFuncGetAttributes(&unused, detail::run_peer_job<Job, Rules>), "prepare");
+  }
+  /// A plain call's kernel, and any other's.
+  template <class Job, class Visit>
+  [[nodiscard]] status load_both(Visit job_of) const noexcept {
     status out;
-    with_rules<Job>([&]<class Rules>(Rules) {
-      cudaFuncAttributes unused{};
-      out =
-          cuda_status(cudaFuncGetAttributes(&unused, detail::run_peer_job<Job, Rules>), "prepare");
-    });
+    for (const bool plain : {false, true})
+      with_rules<Job>(plain, [&]<class Rules>(Rules rules) {
+        if (out.ok()) out = load<decltype(job_of(rules)), Rules>();
+      });
     return out;
   }
   /// Calls `visit` with the rules of this world's kernels: with relays only where a rank may have
-  /// more rows than lines and enough peers.
+  /// more rows than lines and enough peers. `plain`: of a plain call.
   template <class Job, class Visit>
-  void with_rules(Visit visit) const noexcept {
+  void with_rules(bool plain, Visit visit) const noexcept {
     if constexpr (Job::may_relay) {
       if (layout().ranks > least_relay_copies && layout().rank_rows > layout().line_rows)
         return visit(peer_rules{});
     }
-    visit(direct_rules{});
+    if (!plain || !with_plain_rules(visit, plain_worlds{})) visit(direct_rules{});
+  }
+  template <class Visit, std::int32_t... Ranks>
+  bool with_plain_rules(Visit& visit,
+                        std::integer_sequence<std::int32_t, Ranks...>) const noexcept {
+    return ((layout().ranks == Ranks && (visit(plain_rules<Ranks>{}), true)) || ...);
+  }
+  /// Whether a call on these local rows, and on nothing else, is plain.
+  template <class Rows>
+  [[nodiscard]] bool is_plain(const call_shape& call, const Rows& local) const noexcept {
+    const auto place = reinterpret_cast<std::uintptr_t>(local.data());
+    const std::size_t row = local.row_bytes();
+    return layout().tp_size == 1 && call.counts != counts_kind::exchanged &&
+           local.row_stride() == row && (place | row) % 8 == 0;
   }
 
   [[nodiscard]] static digest_builder digest_of(const step_plan& plan,
@@ -204,8 +236,10 @@ private:
     out.add(plan.digest).add_signed(how.blocks).add_signed(how.threads);
     return out;
   }
-  [[nodiscard]] peer_rows rows_of_call(const call_shape& call, std::uint32_t shape) const noexcept {
-    peer_rows out = peer_rows::of(world_->lane_, call.places);
+  template <std::int32_t Ranks>
+  [[nodiscard]] basic_peer_rows<Ranks> rows_of_call(const call_shape& call,
+                                                    std::uint32_t shape) const noexcept {
+    auto out = basic_peer_rows<Ranks>::of(world_->lane_, call.places);
     out.live = call.live;
     out.source = call.counts;
     out.shape = shape;
@@ -240,8 +274,8 @@ private:
     return out;
   }
 
-  template <class Job>
-  [[nodiscard]] status launch(const Job& job, const peer_launch& how,
+  template <class Job, class Rules>
+  [[nodiscard]] status launch(const Job& job, const Rules& rules, const peer_launch& how,
                               cudaStream_t stream) noexcept {
     const in_use guard{world_->busy_};
     if (!guard)
@@ -252,9 +286,7 @@ private:
               .where = "peer_communicator"};
     if (status bad = world_->poll(); !bad) return bad;
     if (status bad = world_->graphs_.hold(stream); !bad) return bad;
-    status out;
-    with_rules<Job>([&](auto rules) { out = launch_peer_job(job, how, stream, rules); });
-    return out;
+    return launch_peer_job(job, how, stream, rules);
   }
 
   peer_world* world_;

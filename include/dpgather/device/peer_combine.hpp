@@ -30,9 +30,9 @@ namespace dpgather::inline v0 {
 /// one with many reads them where they are, which needs nobody's consent: an input may be rewritten
 /// once its rank's next call has completed, and that one hears from every reader. One with many
 /// more rows than the others has them summed by all (peer_relay.hpp), in its view.
-template <class Sum>
+template <class Sum, std::int32_t Ranks = 0>
 struct peer_combine {
-  peer_rows rows{};
+  basic_peer_rows<Ranks> rows{};
   detail::row_places<std::byte> local{};
   fill_word fill{};
   std::int32_t input = 0; ///< which; -1: the one that the last call did not read
@@ -42,6 +42,7 @@ struct peer_combine {
   template <class Block>
   DPGATHER_HOST_DEVICE void operator()(Block& block) const noexcept {
     using rules = typename Block::rules_type;
+    static_assert(rules::ranks == Ranks);
     peer_call<Block> call{block, rows.lane, rows.shape};
     peer_table& table = block.table();
     peer_state& state = call.state();
@@ -56,7 +57,8 @@ struct peer_combine {
     (void)call.began_poisoned();
     block.sync_warp();
     call.claim();
-    rows.fill_table(call, block, 1, detail::may_relay_sums(rows) ? rows.lane.ranks() - 1 : 0);
+    rows.fill_table(call, block, 1,
+                    rules::relays && detail::may_relay_sums(rows) ? rows.ranks() - 1 : 0);
     if (rules::alternates && block.thread() == 0 && used[which] + 1 == call.epoch())
       call.fail(errc::aliasing, subject::global, -1, which, rows.lane.layout.input_count);
     if (block.sync_or(call.failed())) return empty(block);
@@ -64,7 +66,7 @@ struct peer_combine {
       // Peers with many rows read the input: what the FFN wrote must be there with the header.
       bool read_by_peers = false;
       DPGATHER_ROLLED
-      for (std::int32_t r = 0; r < rows.lane.ranks(); ++r)
+      for (std::int32_t r = 0; r < rows.ranks(); ++r)
         read_by_peers = read_by_peers || !table.share[r].lines;
       call.send_headers(table.digest, read_by_peers);
     }
@@ -78,13 +80,15 @@ struct peer_combine {
     const std::uint32_t row_bytes = rows.lane.layout.row_bytes[0];
     const std::uint64_t inputs = rows.lane.layout.inputs[which];
     DPGATHER_ROLLED
-    for (std::int32_t i = 1; sends && i < rows.lane.ranks(); ++i) {
-      const std::int32_t r = rows.lane.neighbour(i);
+    for (std::int32_t i = 1; sends && i < rows.ranks(); ++i) {
+      const std::int32_t r = rows.neighbour(i);
       const peer_share& share = table.share[r];
       if (!share.lines) continue;
       const std::uint32_t bytes = rows.bytes(0, share.count);
       const std::uint32_t count = lines_of(bytes);
-      const row_words<const std::byte> addends{rows.place(own, inputs, 0, share), row_bytes, bytes};
+      const row_words<const std::byte> addends =
+          rows.words(const_cast<const std::byte*>(rows.place(own, inputs, 0, share)), row_bytes,
+                     row_bytes, bytes);
       const auto deliver = [&](auto store) { store(rows.lines(r, call.slot(), own, 0)); };
       send_lines<line_order::last_warps>(block, call.epoch(), count, addends, deliver);
     }
@@ -180,8 +184,8 @@ private:
   /// A share of the local rows.
   [[nodiscard]] DPGATHER_HOST_DEVICE row_words<std::byte>
   local_share(const peer_share& share) const noexcept {
-    return {local.data + static_cast<std::uint32_t>(share.first) * local.stride,
-            rows.lane.layout.row_bytes[0], local.stride, rows.bytes(0, share.count)};
+    return rows.words(local.data + static_cast<std::uint32_t>(share.first) * local.stride,
+                      rows.lane.layout.row_bytes[0], local.stride, rows.bytes(0, share.count));
   }
 
   /// Sums rows that peers hold, in wide words; false when they do not fit, and nothing was done.
@@ -190,9 +194,8 @@ private:
     const peer_share& share = block.table().share[rows.lane.rank()];
     const std::byte* from[max_peer_ranks];
     DPGATHER_ROLLED
-    for (std::int32_t r = 0; r < rows.lane.ranks(); ++r) from[r] = rows.place(r, inputs, 0, share);
-    return block.template pull<Sum>(from, rows.lane.ranks(), local,
-                                    row_range{share.first, share.count});
+    for (std::int32_t r = 0; r < rows.ranks(); ++r) from[r] = rows.place(r, inputs, 0, share);
+    return block.template pull<Sum>(from, rows.ranks(), local, row_range{share.first, share.count});
   }
 
   /// Sums this rank's share into `local`, and sends it to the attention-TP peers. `Many`: there are
@@ -211,7 +214,7 @@ private:
         store_batch(block, window, sums,
                     rows.tp_lines(rows.tp_peer(rows.tp_neighbour(i)), call.slot(), rows.tp_rank));
     };
-    const std::int32_t ranks = rows.lane.ranks();
+    const std::int32_t ranks = rows.ranks();
     if constexpr (Many) {
       return sum_lines<Sum, 1, 4>(block, call, lines, bytes, ranks, source, deliver);
     } else {

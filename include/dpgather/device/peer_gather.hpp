@@ -28,9 +28,9 @@ struct no_sum {};
 /// stores them there itself, and flags at the end of each block: about 7 % less on the wire. Which
 /// it is follows from the rank's count, so everybody knows of everybody. One with many more rows
 /// than the others has them relayed (peer_relay.hpp), unless they owe a sum.
-template <class Sum>
+template <class Sum, std::int32_t Ranks = 0>
 struct peer_gather {
-  peer_rows rows{};
+  basic_peer_rows<Ranks> rows{};
   detail::row_places<const std::byte> local[max_peer_tensors]{};
   fill_word fill[max_peer_tensors]{};
   std::int32_t tensors = 1; ///< of this call; with a sum the hidden rows alone
@@ -39,13 +39,15 @@ struct peer_gather {
 
   static constexpr bool owes_sum = !std::is_same_v<Sum, no_sum>;
   static constexpr bool may_relay = !owes_sum;
+  static_assert(Ranks == 0 || !owes_sum, "plain rows owe no sum");
 
   template <class Block>
   DPGATHER_HOST_DEVICE void operator()(Block& block) const noexcept {
     using rules = typename Block::rules_type;
+    static_assert(rules::ranks == Ranks);
     peer_call<Block> call{block, rows.lane, rows.shape};
     peer_table& table = block.table();
-    const bool exchanged = rows.source == counts_kind::exchanged;
+    const bool exchanged = rows.exchanges();
 
     // 1. Counts: this rank's, and those that it knows of others. Loads together, before any is
     // used.
@@ -65,7 +67,7 @@ struct peer_gather {
       if (exchanged) call.send_headers(static_cast<std::uint32_t>(mine), false);
       // In lines rows need nobody's count but their own: they leave before anything else is known.
       DPGATHER_ROLLED
-      for (std::int32_t t = 0; !owes_sum && share.lines && mine <= rows.local_rows && t < tensors;
+      for (std::int32_t t = 0; !owes_sum && share.lines && mine <= rows.local_rows && t < count();
            ++t)
         send_in_lines(block, call, t, share);
       if (exchanged) {
@@ -81,7 +83,7 @@ struct peer_gather {
     if (exchanged && block.sync_or(call.failed())) return empty(block);
     block.sync_warp();
     rows.fill_table(call, block, exchanged ? rows.tp_size : 1,
-                    owes_sum ? 0 : rows.lane.ranks() - rows.tp_size);
+                    owes_sum ? 0 : rows.ranks() - rows.tp_size);
     if (block.sync_or(call.failed())) return empty(block);
     if (exchanged) {
       // Its attention-TP peers go by the first one's count.
@@ -109,7 +111,7 @@ private:
                                    std::uint64_t used) const noexcept {
     using rules = typename Block::rules_type;
     const peer_table& table = block.table();
-    const bool exchanged = rows.source == counts_kind::exchanged;
+    const bool exchanged = rows.exchanges();
     const bool stores = Relayed || direct; // its own rows or others'
 
     // 3. A view that the last call gave away may still be read: its owner's header says when not.
@@ -124,7 +126,7 @@ private:
       ok = send_sums(block, call, !direct);
     } else {
       DPGATHER_ROLLED
-      for (std::int32_t t = 0; direct && t < tensors; ++t) store<Relayed>(block, t);
+      for (std::int32_t t = 0; direct && t < count(); ++t) store<Relayed>(block, t);
       if constexpr (Relayed) ok = detail::relay_rows(block, call, rows, local, tensors);
     }
     block.rules().at(peer_point::sent, block);
@@ -151,15 +153,15 @@ private:
     bool stored = Relayed;
     const bool receives = roles.has_lines(block.warp());
     DPGATHER_ROLLED
-    for (std::int32_t i = 1; receives && ok && i < rows.lane.ranks(); ++i) {
-      const std::int32_t r = rows.lane.neighbour(i);
+    for (std::int32_t i = 1; receives && ok && i < rows.ranks(); ++i) {
+      const std::int32_t r = rows.neighbour(i);
       if (!brings(r)) continue;
       if (!table.share[r].lines) {
         stored = true;
         continue;
       }
       DPGATHER_ROLLED
-      for (std::int32_t t = 0; ok && t < tensors; ++t) ok = receive<Relayed>(block, call, t, r);
+      for (std::int32_t t = 0; ok && t < count(); ++t) ok = receive<Relayed>(block, call, t, r);
     }
     if (ok && stored)
       call.wait_flags(
@@ -181,6 +183,10 @@ private:
     finish<true>(block, call, !mine.lines && !mine.relayed, used);
   }
 
+  /// Tensors of the call.
+  [[nodiscard]] DPGATHER_HOST_DEVICE std::int32_t count() const noexcept {
+    return Ranks > 0 ? 1 : tensors;
+  }
   /// Whether rank `r` sends rows that are not here already.
   [[nodiscard]] DPGATHER_HOST_DEVICE bool brings(std::int32_t r) const noexcept {
     return owes_sum || rows.tp_size == 1 || r < rows.tp_peer(0) || r >= rows.tp_peer(rows.tp_size);
@@ -188,8 +194,8 @@ private:
   /// A share of the local rows.
   [[nodiscard]] DPGATHER_HOST_DEVICE row_words<const std::byte>
   local_share(const peer_share& share, std::int32_t t) const noexcept {
-    return {local[t].data + static_cast<std::uint32_t>(share.first) * local[t].stride,
-            rows.lane.layout.row_bytes[t], local[t].stride, rows.bytes(t, share.count)};
+    return rows.words(local[t].data + static_cast<std::uint32_t>(share.first) * local[t].stride,
+                      rows.lane.layout.row_bytes[t], local[t].stride, rows.bytes(t, share.count));
   }
 
   template <class Block>
@@ -199,8 +205,8 @@ private:
     const row_words<const std::byte> from = local_share(share, t);
     const auto deliver = [&](auto store) {
       DPGATHER_ROLLED
-      for (std::int32_t i = 1; i < rows.lane.ranks(); ++i) {
-        const std::int32_t r = rows.lane.neighbour(i);
+      for (std::int32_t i = 1; i < rows.ranks(); ++i) {
+        const std::int32_t r = rows.neighbour(i);
         if (brings(r)) store(rows.lines(r, call.slot(), rows.lane.rank(), t));
       }
     };
@@ -213,8 +219,9 @@ private:
     const std::uint32_t bytes = rows.bytes(t, share.count);
     const std::uint32_t lines = lines_of(bytes);
     const std::int32_t own = rows.lane.rank();
-    const row_words<std::byte> to{rows.place(own, rows.lane.layout.views[t], t, share),
-                                  rows.lane.layout.row_bytes[t], bytes};
+    const std::uint32_t row_bytes = rows.lane.layout.row_bytes[t];
+    const row_words<std::byte> to = rows.words(rows.place(own, rows.lane.layout.views[t], t, share),
+                                               row_bytes, row_bytes, bytes);
     const std::byte* const from = rows.lines(own, call.slot(), r, t);
     if constexpr (Relayed)
       return receive_lines<Block::lines_at_once>(block, call, r, lines, from, to);
@@ -229,8 +236,8 @@ private:
     std::byte* to[max_peer_ranks];
     std::int32_t receivers = 0;
     DPGATHER_ROLLED
-    for (std::int32_t i = 1; i < rows.lane.ranks(); ++i) {
-      const std::int32_t r = rows.lane.neighbour(i);
+    for (std::int32_t i = 1; i < rows.ranks(); ++i) {
+      const std::int32_t r = rows.neighbour(i);
       if (brings(r)) to[receivers++] = rows.place(r, rows.lane.layout.views[t], t, share);
     }
     // Read once for all: the own view too, where these are all of its rows.
@@ -247,7 +254,7 @@ private:
   DPGATHER_HOST_DEVICE void copy_own(Block& block, warp_group by) const noexcept {
     const peer_table& table = block.table();
     DPGATHER_ROLLED
-    for (std::int32_t t = 0; t < tensors; ++t) {
+    for (std::int32_t t = 0; t < count(); ++t) {
       std::byte* const to =
           rows.place(rows.lane.rank(), rows.lane.layout.views[t], t, table.share[rows.tp_peer(0)]);
       if (to != local[t].data)
@@ -268,7 +275,7 @@ private:
   DPGATHER_HOST_DEVICE void fill_view_tails(Block& block, warp_group by) const noexcept {
     rows.places_of(block.table()).for_each_tail([&](row_range tail) noexcept {
       DPGATHER_ROLLED
-      for (std::int32_t t = 0; t < tensors; ++t)
+      for (std::int32_t t = 0; t < count(); ++t)
         if (!fill[t].leave) fill_view(t, tail, fill[t].bits, rows.worker(block, by));
     });
   }
@@ -314,8 +321,8 @@ private:
     return sum_lines<Sum, 1, 4>(
         block, call, lines_of(bytes), bytes, rows.tp_size, source,
         [&](const auto& window, const auto& sums) {
-          for (std::int32_t i = 1; i < rows.lane.ranks(); ++i) {
-            const std::int32_t r = rows.lane.neighbour(i);
+          for (std::int32_t i = 1; i < rows.ranks(); ++i) {
+            const std::int32_t r = rows.neighbour(i);
             if (lines) {
               store_batch(block, window, sums, rows.lines(r, call.slot(), own, 0));
             } else {
@@ -337,8 +344,7 @@ private:
     const count_set& counts = block.table().counts;
     const auto ranks = static_cast<std::uint32_t>(rows.dp_size);
     for (std::uint32_t d = block.thread(); d <= ranks; d += block.threads()) {
-      if (rows.source == counts_kind::exchanged && d < ranks &&
-          static_cast<std::int32_t>(d) != rows.dp_rank)
+      if (rows.exchanges() && d < ranks && static_cast<std::int32_t>(d) != rows.dp_rank)
         block.set(&rows.live->rows[d], counts.rows[d]);
       block.set(&rows.live->offset[d], counts.offset[d]);
       if (d == ranks) block.set(&rows.live->total, counts.total);
@@ -357,7 +363,7 @@ private:
       if (d == ranks) block.set(&rows.live->total, std::int64_t{0});
     }
     DPGATHER_ROLLED
-    for (std::int32_t t = 0; t < tensors; ++t)
+    for (std::int32_t t = 0; t < count(); ++t)
       fill_view(t, row_range{0, rows.global_rows}, 0, rows.worker(block));
   }
 };

@@ -258,6 +258,16 @@ struct sum_source {
   std::uint64_t stride = 0;
 };
 
+/// The rows of an addend that lies in rows.
+template <class Block>
+[[nodiscard]] DPGATHER_HOST_DEVICE row_words<const std::byte>
+words_of(const sum_source& from, std::uint32_t bytes) noexcept {
+  if constexpr (Block::rules_type::ranks > 0)
+    return row_words<const std::byte>::whole(from.data, bytes);
+  else
+    return {from.data, from.row_bytes, from.stride, bytes};
+}
+
 /// Sums `bytes` bytes of rows of `sources` ranks in their order, `AtOnce` of them in flight (2:
 /// there are no more). `source(i)` says where those of source i are. `deliver(window, batch)` gets
 /// the sums, epoch included.
@@ -276,9 +286,7 @@ sum_lines(Block& block, peer_call<Block>& call, std::uint32_t lines, std::uint32
         if (first + k >= sources) continue;
         const sum_source from = source(first + k);
         if (from.lines == nullptr)
-          read_batch(window, batch[k],
-                     row_words<const std::byte>{from.data, from.row_bytes, from.stride, bytes},
-                     call.epoch());
+          read_batch(window, batch[k], words_of<Block>(from, bytes), call.epoch());
       }
       std::int32_t late = source(first).rank;
       bool parted = false;

@@ -183,7 +183,9 @@ relay_sums(Block& block, peer_call<Block>& call, const peer_rows& rows,
 
 /// Whether sums of rows so long may be relayed: they are moved 16 bytes at a time, and rows that an
 /// attention-TP group shares are not, since its ranks exchange their shares of the sums themselves.
-[[nodiscard]] DPGATHER_HOST_DEVICE inline bool may_relay_sums(const peer_rows& rows) noexcept {
+template <std::int32_t Ranks>
+[[nodiscard]] DPGATHER_HOST_DEVICE bool
+may_relay_sums(const basic_peer_rows<Ranks>& rows) noexcept {
   return rows.tp_size == 1 && rows.lane.layout.row_bytes[0] % 16 == 0;
 }
 

@@ -7,6 +7,7 @@
 #include <dpgather/config.hpp>
 #include <dpgather/count_set.hpp>
 #include <dpgather/device/executor.hpp>
+#include <dpgather/device/row_words.hpp>
 #include <dpgather/device/rows.hpp>
 #include <dpgather/errc.hpp>
 #include <dpgather/options.hpp>
@@ -108,28 +109,80 @@ private:
   std::int32_t dp_size_, tp_size_, global_rows_, slot_rows_;
 };
 
-/// The shape of a call over peers, and where its counts are. Trivially copyable.
-struct peer_rows {
+/// How a world divides: what a call of any shape is told.
+template <std::int32_t Ranks>
+struct peer_sizes {
+  std::int32_t tp_rank = 0;
+  std::int32_t dp_size = 1, tp_size = 1;
+
+  DPGATHER_HOST_DEVICE void set(const peer_lane& lane) noexcept {
+    tp_size = lane.layout.tp_size;
+    dp_size = lane.layout.ranks / tp_size;
+    tp_rank = lane.rank() % tp_size;
+  }
+  [[nodiscard]] DPGATHER_HOST_DEVICE std::int32_t ranks() const noexcept {
+    return dp_size * tp_size;
+  }
+};
+/// And what the kernels of plain calls know, see `plain_rules`.
+template <std::int32_t Ranks>
+requires(Ranks > 0) struct peer_sizes<Ranks> {
+  static constexpr std::int32_t tp_rank = 0;
+  static constexpr std::int32_t dp_size = Ranks, tp_size = 1;
+
+  DPGATHER_HOST_DEVICE void set(const peer_lane&) noexcept {}
+  [[nodiscard]] DPGATHER_HOST_DEVICE static constexpr std::int32_t ranks() noexcept {
+    return Ranks;
+  }
+};
+
+/// The shape of a call over peers, and where its counts are. Trivially copyable. `Ranks`: of a
+/// plain call (`plain_rules`); 0: any.
+template <std::int32_t Ranks>
+struct basic_peer_rows : peer_sizes<Ranks> {
+  static constexpr bool is_plain = Ranks > 0;
+  using peer_sizes<Ranks>::tp_rank;
+  using peer_sizes<Ranks>::dp_size;
+  using peer_sizes<Ranks>::tp_size;
+  using peer_sizes<Ranks>::ranks;
+
   peer_lane lane{};
   count_set* live = nullptr; ///< the channel's, in memory that the job can read and write
   counts_kind source = counts_kind::agreed;
   std::uint32_t shape = 0;                     ///< what this rank takes the call to be
   std::int32_t local_rows = 0;                 ///< of the local view
   std::int32_t global_rows = 0, slot_rows = 0; ///< of the shape
-  std::int32_t dp_rank = 0, tp_rank = 0;
-  std::int32_t dp_size = 1, tp_size = 1;
+  std::int32_t dp_rank = 0;
 
-  [[nodiscard]] DPGATHER_HOST_DEVICE static peer_rows of(const peer_lane& lane,
-                                                         const placement& places) noexcept {
-    peer_rows out;
+  [[nodiscard]] DPGATHER_HOST_DEVICE static basic_peer_rows of(const peer_lane& lane,
+                                                               const placement& places) noexcept {
+    basic_peer_rows out;
     out.lane = lane;
     out.global_rows = static_cast<std::int32_t>(places.global_rows());
     out.slot_rows = static_cast<std::int32_t>(places.slot_rows());
-    out.tp_size = lane.layout.tp_size;
-    out.dp_size = lane.layout.ranks / out.tp_size;
+    out.set(lane);
     out.dp_rank = lane.rank() / out.tp_size;
-    out.tp_rank = lane.rank() % out.tp_size;
     return out;
+  }
+
+  /// Whether the ranks tell each other their counts.
+  [[nodiscard]] DPGATHER_HOST_DEVICE bool exchanges() const noexcept {
+    return !is_plain && source == counts_kind::exchanged;
+  }
+  /// The rank `distance` behind this one: everybody starts with another neighbour.
+  [[nodiscard]] DPGATHER_HOST_DEVICE std::int32_t neighbour(std::int32_t distance) const noexcept {
+    const std::int32_t r = lane.rank() + distance;
+    return r < ranks() ? r : r - ranks();
+  }
+  /// Rows of a tensor as words.
+  template <class Byte>
+  [[nodiscard]] DPGATHER_HOST_DEVICE row_words<Byte> words(Byte* data, std::uint32_t row_bytes,
+                                                           std::uint64_t stride,
+                                                           std::uint32_t bytes) const noexcept {
+    if constexpr (is_plain)
+      return row_words<Byte>::whole(data, bytes);
+    else
+      return {data, row_bytes, stride, bytes};
   }
 
   /// World rank of this data-parallel rank's attention-TP rank `t`.
@@ -162,7 +215,7 @@ struct peer_rows {
                                                          std::int32_t t) const noexcept {
     peer_share out;
     out.count = n;
-    if (tp_size > 1) {
+    if (!is_plain && tp_size > 1) {
       const std::int32_t whole = n / tp_size;
       const std::int32_t rest = n - whole * tp_size;
       out.first = whole * t + rest * t / tp_size;
@@ -192,8 +245,8 @@ struct peer_rows {
     peer_table& table = block.table();
     const bool may_relay = Block::rules_type::relays && copies >= least_relay_copies;
     if constexpr (Block::lanes == 1) {
-      for (std::int32_t r = 0; r < lane.ranks(); ++r) fill_entry(call, table, r, step, may_relay);
-    } else if (const std::int32_t r = entry_of(block); r < lane.ranks()) {
+      for (std::int32_t r = 0; r < ranks(); ++r) fill_entry(call, table, r, step, may_relay);
+    } else if (const std::int32_t r = entry_of(block); r < ranks()) {
       fill_entry(call, table, r, step, may_relay);
     }
   }
@@ -317,5 +370,8 @@ private:
     }
   }
 };
+
+/// Of a call of any shape.
+using peer_rows = basic_peer_rows<0>;
 
 } // namespace dpgather::inline v0

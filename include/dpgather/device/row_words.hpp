@@ -84,6 +84,14 @@ public:
   DPGATHER_HOST_DEVICE row_words(Byte* data, std::uint32_t row_bytes, std::uint32_t bytes) noexcept
       : row_words{data, row_bytes, row_bytes, bytes} {}
 
+  /// Rows without gaps that are known to be whole aligned words.
+  [[nodiscard]] DPGATHER_HOST_DEVICE static row_words whole(Byte* data,
+                                                            std::uint32_t bytes) noexcept {
+    row_words out{data, 8, bytes};
+    out.plain_ = true;
+    return out;
+  }
+
   [[nodiscard]] DPGATHER_HOST_DEVICE std::uint32_t words() const noexcept {
     return bytes_ / 8 + (bytes_ % 8 != 0 ? 1 : 0);
   }

@@ -292,7 +292,7 @@ public:
   DPGATHER_HOST_DEVICE void wait_slices(Wanted wanted) noexcept {
     if constexpr (!rules::waits_for_slices) return;
     const std::uint32_t blocks = block_.blocks();
-    const std::uint32_t all = blocks * static_cast<std::uint32_t>(lane_.ranks());
+    const std::uint32_t all = blocks * static_cast<std::uint32_t>(ranks());
     DPGATHER_ROLLED
     for (std::uint32_t i = block_.thread(); i < all && !failed_; i += block_.threads()) {
       const auto r = static_cast<std::int32_t>(i / blocks);
@@ -369,7 +369,7 @@ private:
   DPGATHER_HOST_DEVICE void for_each_rank(Visit visit) const noexcept {
     DPGATHER_ROLLED
     for (std::uint32_t r = block_.threads() - 1 - block_.thread();
-         r < static_cast<std::uint32_t>(lane_.ranks()); r += block_.threads())
+         r < static_cast<std::uint32_t>(ranks()); r += block_.threads())
       visit(static_cast<std::int32_t>(r));
   }
   DPGATHER_HOST_DEVICE void publish(peer_flag* to) noexcept {
@@ -379,6 +379,12 @@ private:
     } else {
       block_.post(to, flag);
     }
+  }
+  [[nodiscard]] DPGATHER_HOST_DEVICE std::int32_t ranks() const noexcept {
+    if constexpr (rules::ranks > 0)
+      return rules::ranks;
+    else
+      return lane_.ranks();
   }
   [[nodiscard]] DPGATHER_HOST_DEVICE detail::peer_call_id id() const noexcept {
     return {epoch_, shape_, counts_, expects_};
