@@ -12,6 +12,7 @@
 #include "decode_step/step_report.cuh"
 #include "decode_step/step_run.cuh"
 #include "support/command_line.hpp"
+#include "support/full_dependency.cuh"
 #include "support/gpu_info.cuh"
 #include "support/json.hpp"
 #include "support/nccl_environment.cuh"
@@ -58,6 +59,15 @@ void print_environment(const options& with, bench::json_writer& json) {
   json.field("replays", with.common.replays).field("samples", with.common.samples);
 }
 
+void print_windows(const bench::step_rank& here) {
+  if (!here.has_windows()) {
+    std::printf("without symmetric windows: %s\n", here.why_no_windows());
+  } else if (bench::symmetric_kernels_do_not_wait()) {
+    std::printf("NCCL's symmetric kernels do not wait for the kernel before them in this release: "
+                "a full\ndependency of the graph does it for them\n");
+  }
+}
+
 /// Opens a file to write, where one was named. False when that fails.
 bool opens(std::ofstream& file, const std::string& name) {
   if (!name.empty()) file.open(name);
@@ -98,8 +108,7 @@ int main(int argc, char** argv) {
   dg::host_world world{dg::topology{with.shape.ranks}, clock};
   dg::run_ranks(world, [&](dg::host_communicator ranks) {
     const auto here = std::make_unique<bench::step_rank>(ranks, with.shape, team);
-    if (here->rank() == 0 && !here->has_windows())
-      std::printf("without symmetric windows: %s\n", here->why_no_windows());
+    if (here->rank() == 0) print_windows(*here);
     bench::step_run run{ranks, *here, with, results};
     if (!run.all()) right = false;
   });

@@ -4,6 +4,7 @@
 /// Rows padded to the captured size of the longest rank, moved by NCCL's calls and nothing else.
 
 #include "../support/check_nccl.cuh"
+#include "../support/full_dependency.cuh"
 #include "step_rank.cuh"
 #include "transport.cuh"
 
@@ -44,17 +45,23 @@ private:
             .addends = after.addends,
             .sums = after.sums,
             .gather =
-                [&here, before, count] {
+                [&here, before, count, waits = must_wait(here, before)] {
+                  if (waits) wait_for_completion(here.stream());
                   must(ncclAllGather(before.local, before.gathered, count, ncclBfloat16,
                                      here.comm(), here.stream()),
                        "ncclAllGather");
                 },
             .combine =
-                [&here, after, count] {
+                [&here, after, count, waits = must_wait(here, after)] {
+                  if (waits) wait_for_completion(here.stream());
                   must(ncclReduceScatter(after.addends, after.sums, count, ncclBfloat16, ncclSum,
                                          here.comm(), here.stream()),
                        "ncclReduceScatter");
                 }};
+  }
+  /// NCCL's own kernels for plain memory are launched in order.
+  [[nodiscard]] static bool must_wait(const step_rank& here, const step_buffers& in) {
+    return in.local == here.windows().local && symmetric_kernels_do_not_wait();
   }
 };
 
