@@ -23,6 +23,7 @@ struct step_options {
   std::int32_t most_ranks = 2;
   std::int32_t jitter = 6;
   bool parts = false;
+  bool launches = false;
   std::string svg;
   std::string fault; ///< empty, or what is wrong
 
@@ -35,6 +36,7 @@ struct step_options {
   --one LIST        rows of one rank, none on the others (512; with --smoke 16)
   --jitter P        steps have up to P percent fewer rows, in the same captured sizes (6)
   --parts           also the parts of a step apart: attention, FFN, gather and combine
+  --launches        also exact rows by kernels in fewer blocks, and without dependent launch
   --layers L        of a step, each with weights of its own (8; with --smoke 2)
   --hidden H        bf16 elements of a row (7168; with --smoke 256)
   --intermediate I  of the FFN on all ranks together (18432; with --smoke 1024)
@@ -51,7 +53,8 @@ a graph is one step: --calls changes nothing here
     out.skewed = line.numbers("--skewed", out.skewed, 0, largest);
     out.one = line.numbers("--one", out.one, 0, largest);
     out.jitter = line.number("--jitter", out.jitter, 0, 50);
-    out.parts = line.flag("--parts");
+    out.parts = line.flag("--parts") || out.common.smoke;
+    out.launches = line.flag("--launches") || out.common.smoke;
     out.shape.layers = line.number("--layers", out.shape.layers, 1, 128);
     out.shape.hidden = line.number("--hidden", out.shape.hidden, 64, 1 << 15);
     out.shape.intermediate = line.number("--intermediate", out.shape.intermediate, 64, 1 << 17);
@@ -70,7 +73,6 @@ private:
     shape.hidden = 256;
     shape.intermediate = 1024;
     shape.layers = 2;
-    parts = true;
   }
   /// No rows: no case. The largest size that is captured is that of the longest rank.
   void settle() {

@@ -90,9 +90,10 @@ private:
     out.print(stdout);
   }
   void print_summary(const step_shape& shape) const {
-    std::printf("\nall cases; time of the judged method relative to the best over NCCL\n");
+    std::printf("\nall cases; exact, pads left, to the best over NCCL; last: exact to pr8278, both "
+                "with pads cleared\n");
     table out{{"rows", "best over NCCL", "us", "exact, us", "ratio", "tokens/s", "times NCCL's",
-               "target", "verdict"}};
+               "target", "verdict", "cleared, ratio"}};
     std::int32_t targets = 0, missed = 0;
     for (const step_result& of : cases_) {
       const std::size_t judged = of.all.size() - 1, best = of.best_nccl();
@@ -103,7 +104,7 @@ private:
       out.add({of.what.title(), of.all[best].name, fixed(of.all[best].measured.us.median, 1),
                fixed(of.all[judged].measured.us.median, 1), fixed(of.ratio(judged), 3),
                fixed(of.tokens_per_second(judged), 0), fixed(quotient(1, of.ratio(judged)), 2),
-               goal.text(), verdict});
+               goal.text(), verdict, fixed(of.cleared_ratio(), 3)});
     }
     out.print(stdout);
     std::printf("%d targets, %d missed\n", targets, missed);
@@ -112,7 +113,8 @@ private:
   void write(const step_result& of, const target& goal, std::int32_t layers) {
     if (cases_.size() == 1) json_.key("cases").open_list();
     json_.open_object().field("rows", of.what.title()).field("real_rows", of.rows);
-    json_.field("best_nccl", of.all[of.best_nccl()].name).key("methods").open_list();
+    json_.field("best_nccl", of.all[of.best_nccl()].name);
+    json_.field("cleared_ratio_to_pr8278", of.cleared_ratio()).key("methods").open_list();
     for (std::size_t m = 0; m < of.all.size(); ++m) {
       const summary& us = of.all[m].measured.us;
       json_.open_object().field("method", of.all[m].name).field("median_us", us.median);

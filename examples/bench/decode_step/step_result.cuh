@@ -21,8 +21,9 @@ struct method_rows {
   std::int64_t ffn = 0;
 };
 
-/// Methods in the order in which they were timed: first those over NCCL, last the one that is
-/// judged.
+/// Methods in the order in which they were timed: first those over NCCL, of them first PR #8278's;
+/// then exact rows, first with one size, second with two, last without clearing pads: NCCL's calls
+/// alone don't clear any, so that one is judged.
 struct step_result {
   step_case what;
   double rows = 0; ///< real ones of a timed step, on average
@@ -40,6 +41,10 @@ struct step_result {
   }
   [[nodiscard]] double ratio(std::size_t method) const {
     return quotient(all[method].measured.us.median, all[best_nccl()].measured.us.median);
+  }
+  /// Of the two that clear pads: exact rows to PR #8278.
+  [[nodiscard]] double cleared_ratio() const {
+    return quotient(all[nccl_methods + 1].measured.us.median, all[0].measured.us.median);
   }
   [[nodiscard]] double tokens_per_second(std::size_t method) const {
     return quotient(rows, all[method].measured.us.median) * 1e6;

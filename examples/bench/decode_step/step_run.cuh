@@ -76,6 +76,9 @@ private:
     step_result out{what, what.mean_rows(with_.common.replays), all.size(), {}, {}, {}};
     add(moved_.coupled(what));
     add(moved_.decoupled(what));
+    if (with_.launches)
+      for (transport& each : moved_.launched(what)) add(std::move(each));
+    add(moved_.left(what));
 
     group steps{what.title(), {}};
     for (std::size_t w = 0; w < all.size(); ++w) {
