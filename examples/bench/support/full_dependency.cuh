@@ -17,7 +17,7 @@ namespace bench {
 /// written it. Releases from 2.28 on launch them as programmatic dependents and leave out the wait
 /// that belongs to it, until 2.30.7 ("Reintroduce cudaGridDependencySynchronize in built-in
 /// symmetric kernels", github.com/NVIDIA/nccl, 2948185d). Behind cuBLAS's kernels of sm_90, which
-/// let their dependents start early, rows were wrong in one of six replays.
+/// let their dependents start early, rows came out wrong in one of the first replays.
 [[nodiscard]] inline bool symmetric_kernels_do_not_wait() {
   int version = 0;
   must(ncclGetVersion(&version), "ncclGetVersion");
