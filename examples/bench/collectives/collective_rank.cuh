@@ -7,11 +7,11 @@
 #include "../support/device_rows.cuh"
 #include "../support/nccl_gpu.cuh"
 #include "../support/run_group.cuh"
+#include "../support/symmetric_window.cuh"
 #include "collective_case.hpp"
 #include "contents.hpp"
 #include "rotation.hpp"
 #include "section_kernels.cuh"
-#include "symmetric_window.cuh"
 
 #include <dpgather/dpgather.cuh>
 

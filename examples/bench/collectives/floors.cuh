@@ -28,20 +28,6 @@ namespace bench {
 
 namespace dg = dpgather;
 
-/// Whether every GPU can load and store in every other one's memory; else says which cannot.
-[[nodiscard]] inline bool all_are_peers(std::int32_t ranks) {
-  for (std::int32_t a = 0; a < ranks; ++a) {
-    for (std::int32_t b = 0; b < ranks; ++b) {
-      int can = a == b;
-      if (a != b) must(cudaDeviceCanAccessPeer(&can, a, b), "cudaDeviceCanAccessPeer");
-      if (can != 0) continue;
-      std::printf("skipped: GPU %d has no access to the memory of GPU %d\n", a, b);
-      return false;
-    }
-  }
-  return true;
-}
-
 /// Memory that all ranks' kernels reach by raw pointers, and the methods that measure with it.
 /// Collective to construct and to destroy. Lives until nothing runs any more: to free memory that
 /// others have mapped may wait for them.

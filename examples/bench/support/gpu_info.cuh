@@ -67,6 +67,20 @@ inline std::vector<gpu_info> describe_gpus(std::int32_t count, json_writer& json
   return out;
 }
 
+/// Whether every GPU can load and store in every other one's memory; else says which cannot.
+[[nodiscard]] inline bool all_are_peers(std::int32_t ranks) {
+  for (std::int32_t a = 0; a < ranks; ++a) {
+    for (std::int32_t b = 0; b < ranks; ++b) {
+      int can = a == b;
+      if (a != b) must(cudaDeviceCanAccessPeer(&can, a, b), "cudaDeviceCanAccessPeer");
+      if (can != 0) continue;
+      std::printf("skipped: GPU %d has no access to the memory of GPU %d\n", a, b);
+      return false;
+    }
+  }
+  return true;
+}
+
 /// A variable of the environment, or what stands for one that is not set.
 [[nodiscard]] inline std::string environment(const char* name, const char* unset = "(unset)") {
   const char* const value = std::getenv(name);

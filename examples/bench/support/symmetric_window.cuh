@@ -3,8 +3,8 @@
 /// @file
 /// Memory that is registered with NCCL as a symmetric window.
 
-#include "../support/check_nccl.cuh"
-#include "../support/team.hpp"
+#include "check_nccl.cuh"
+#include "team.hpp"
 
 #include <nccl.h>
 #include <nccl_device.h>
