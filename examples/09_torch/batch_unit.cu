@@ -2,6 +2,7 @@
 /// The tensors of a batch, padded and restored by the library. Compiled by nvcc, knows nothing of
 /// PyTorch.
 
+#include "library_words.cuh"
 #include "unit.hpp"
 
 #include <dpgather/batch.hpp>
@@ -22,7 +23,7 @@ namespace dg = dpgather;
 
 namespace {
 
-using dp_torch::batch_part;
+using dp_torch::batch_part, dp_torch::narrow;
 
 constexpr std::pair<const char*, dg::batch_tensor> kinds[] = {
     {"input_ids", dg::batch_tensor::input_ids},
@@ -42,11 +43,6 @@ constexpr std::pair<const char*, dg::batch_tensor> kinds[] = {
     {"topk_indices", dg::batch_tensor::topk_indices},
 };
 
-/// In the order of `dp_torch::scalar`.
-constexpr dg::element elements[] = {dg::element::u8,  dg::element::i32,  dg::element::i64,
-                                    dg::element::f16, dg::element::bf16, dg::element::f32,
-                                    dg::element::f64};
-
 /// Positions `[3, T]` are padded along T; other tensors of two dimensions have a unit in a row.
 dg::batch_entry entry_of(const batch_part& part) {
   const dp_torch::tensor& from = part.memory;
@@ -55,11 +51,9 @@ dg::batch_entry entry_of(const batch_part& part) {
       std::ranges::find(kinds, part.kind, [](const auto& each) { return std::string{each.first}; });
   if (kind == std::end(kinds))
     throw std::runtime_error{"Batch: no kind of tensor is called '" + part.kind + "'"};
-  if (from.type == dp_torch::scalar::other)
-    throw std::runtime_error{"Batch: " + part.kind + " has an element type without a fill"};
   out.tensor = kind->second;
   out.data = from.data;
-  out.type = elements[static_cast<std::size_t>(from.type)];
+  out.type = dp_torch::element_of(from.type, "Batch");
   out.on_host = from.device < 0;
   const bool slices = out.tensor == dg::batch_tensor::positions && from.dimensions == 2;
   const std::size_t bytes = dg::size_of(out.type);
@@ -92,9 +86,6 @@ public:
 
   void pad(std::int64_t real, std::int64_t padded, std::int64_t tokens_per_request,
            const std::int32_t* live, cudaStream_t stream) override {
-    const auto narrow = [](std::int64_t count) {
-      return static_cast<std::int32_t>(std::clamp<std::int64_t>(count, INT32_MIN, INT32_MAX));
-    };
     const std::int32_t k = narrow(tokens_per_request);
     if (k < 1) throw std::runtime_error{"Batch: a request has at least one token"};
     dg::unit_counts requests{.real = narrow(real), .padded = narrow(padded)};

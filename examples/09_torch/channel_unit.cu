@@ -2,17 +2,16 @@
 /// The unit of the library's kernels: gather and combine of one rank. Compiled by nvcc, knows
 /// nothing of PyTorch.
 
+#include "library_words.cuh"
 #include "unit.hpp"
 
 #include <dpgather/bootstrap.hpp>
 #include <dpgather/comm/peer_communicator.cuh>
 #include <dpgather/comm/vmm_memory.cuh>
 #include <dpgather/dp_gather.hpp>
-#include <dpgather/ladder.hpp>
 #include <dpgather/policies.hpp>
 #include <dpgather/throw.hpp>
 
-#include <algorithm>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -28,6 +27,7 @@ namespace dg = dpgather;
 namespace {
 
 using dp_torch::arena_rows, dp_torch::exchange, dp_torch::settings, dp_torch::step;
+using dp_torch::config_of, dp_torch::element_of, dp_torch::narrow, dp_torch::on_device;
 
 /// Only real rows, in graphs too; attention at the size of the own rows, the FFN at that of the
 /// sum.
@@ -41,73 +41,6 @@ using peer = dg::basic_peer_communicator<dg::element::bf16>;
 
 /// A combine may follow a combine.
 constexpr dg::peer_options arena_options{.inputs = 2};
-
-dg::element element_of(dp_torch::scalar type, const char* where) {
-  switch (type) {
-  case dp_torch::scalar::u8:
-    return dg::element::u8;
-  case dp_torch::scalar::i32:
-    return dg::element::i32;
-  case dp_torch::scalar::i64:
-    return dg::element::i64;
-  case dp_torch::scalar::f16:
-    return dg::element::f16;
-  case dp_torch::scalar::bf16:
-    return dg::element::bf16;
-  case dp_torch::scalar::f32:
-    return dg::element::f32;
-  case dp_torch::scalar::f64:
-    return dg::element::f64;
-  case dp_torch::scalar::other:
-    break;
-  }
-  throw dg::error{
-      {.code = dg::errc::unsupported_type, .about = dg::subject::element, .where = where}};
-}
-
-/// A count that a Python integer may not fit; what is out of range is the library's to say.
-std::int32_t narrow(std::int64_t count) {
-  return static_cast<std::int32_t>(std::clamp<std::int64_t>(count, INT32_MIN, INT32_MAX));
-}
-
-dg::gather_config config_of(const exchange& ranks, const settings& asked) {
-  dg::gather_config config;
-  config.topology = {.dp_size = ranks.size, .dp_rank = ranks.rank};
-  config.element = element_of(asked.type, "DpGather");
-  config.row_bytes = static_cast<std::size_t>(std::max<std::int64_t>(asked.hidden, 0)) *
-                     dg::size_of(config.element);
-  config.max_rows_per_rank = narrow(asked.max_rows);
-  if (asked.sizes.empty()) {
-    config.ladder = dg::filtered(dg::ladder::sglang<4096>::sizes(), 1, config.max_rows_per_rank);
-    config.ladder.append(config.max_rows_per_rank);
-  } else {
-    std::vector<std::int32_t> stated;
-    for (const std::int64_t size : asked.sizes) stated.push_back(narrow(size));
-    config.ladder = dg::value_or_throw(dg::bucket_list::make(stated));
-  }
-  return config;
-}
-
-/// The library's runtime looks at the thread's current device, and PyTorch's user may have chosen
-/// another one.
-class on_device {
-public:
-  explicit on_device(int device) {
-    dg::throw_if_failed(dg::cuda_status(cudaGetDevice(&before_), "cudaGetDevice"));
-    if (before_ != device)
-      dg::throw_if_failed(dg::cuda_status(cudaSetDevice(device), "cudaSetDevice"));
-    changed_ = before_ != device;
-  }
-  on_device(const on_device&) = delete;
-  on_device& operator=(const on_device&) = delete;
-  ~on_device() {
-    if (changed_) (void)cudaSetDevice(before_);
-  }
-
-private:
-  int before_ = 0;
-  bool changed_ = false;
-};
 
 template <class Policy>
 class channel_of final : public dp_torch::channel {
