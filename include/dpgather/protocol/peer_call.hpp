@@ -15,6 +15,7 @@
 #include <dpgather/protocol/peer_arena.hpp>
 #include <dpgather/protocol/peer_block.hpp>
 #include <dpgather/protocol/peer_pointers.hpp>
+#include <dpgather/protocol/waiting.hpp>
 
 #include <cstddef>
 #include <cstdint>
@@ -134,43 +135,74 @@ hear_failure(Block block, const peer_lane& lane, peer_call_id call, std::uint64_
                  peer_point::entered, 0);
 }
 
-/// Once in a while during a wait: has the call failed elsewhere, is the peer in another call, and
-/// with `deadline`, is it too late? `started`: when it was first asked, 0 at first. Answers when
-/// that was, 0 to give up.
+/// Too late: a timeout that names who is to blame. `headers`: of all ranks, of this call's slot.
 template <class Block>
-[[nodiscard]] DPGATHER_HOST_DEVICE __attribute__((noinline)) std::uint64_t
-look_up(Block block, const peer_lane& lane, peer_call_id call, const peer_flag* header,
-        std::int32_t peer, peer_point where, std::uint64_t started, bool deadline) noexcept {
-  const std::uint64_t poison = block.word(&lane.state().poison);
-  if (poison != 0) {
+DPGATHER_HOST_DEVICE __attribute__((noinline)) void
+fail_late(Block block, const peer_lane& lane, peer_call_id call, const peer_flag* headers,
+          std::int32_t peer, peer_point where, std::uint64_t budget) noexcept {
+  // One that has begun the call may itself wait for one that has not.
+  const auto begun = [&](std::int32_t r) {
+    return r == lane.rank() || block.observe(headers + r).epoch == call.epoch;
+  };
+  const auto missing = [&](std::int32_t r) { return r == peer || !begun(r); };
+  fail_call(block, lane, call, errc::timeout, subject::none, to_blame(lane.ranks(), missing, begun),
+            static_cast<std::int64_t>(where), static_cast<std::int64_t>(budget / 1000), where, 0);
+}
+
+/// A wait of one thread in a call: for a word of `peer`, whose header of the call is to be
+/// `header`.
+template <class Block>
+struct peer_wait {
+  Block& block;
+  const peer_lane& lane;
+  const peer_call_id& call;
+  const peer_flag* header;
+  std::int32_t peer;
+  peer_point where;
+  bool deadline; ///< asked for now
+
+  [[nodiscard]] DPGATHER_HOST_DEVICE bool hears_failure() noexcept {
+    const std::uint64_t poison = block.word(&lane.state().poison);
+    if (poison == 0) return false;
     hear_failure(block, lane, call, poison);
-    return 0;
+    return true;
   }
-  const peer_flag seen = block.observe(header);
-  if (seen.epoch == call.epoch && seen.shape != call.shape) {
-    fail_call(block, lane, call, errc::plan_mismatch, subject::operation, peer, call.shape,
-              seen.shape, peer_point::entered, seen.shape);
-    return 0;
-  }
-  if (seen.epoch == call.epoch && call.expects && seen.rows != call.counts) {
+  /// The peer is in another call.
+  [[nodiscard]] DPGATHER_HOST_DEVICE bool is_hopeless() noexcept {
+    const peer_flag seen = block.observe(header);
+    if (seen.epoch != call.epoch) return false;
+    if (seen.shape != call.shape) {
+      fail_call(block, lane, call, errc::plan_mismatch, subject::operation, peer, call.shape,
+                seen.shape, peer_point::entered, seen.shape);
+      return true;
+    }
+    if (!call.expects || seen.rows == call.counts) return false;
     fail_call(block, lane, call, errc::plan_mismatch, subject::counts, peer, call.counts, seen.rows,
               peer_point::entered, 0);
-    return 0;
+    return true;
   }
-  const std::uint64_t now = block.now();
-  if (started == 0) return now == 0 ? 1 : now;
-  if (!deadline) return started;
-  const std::uint64_t budget = block.word(&lane.control->budget_ns);
-  if (now <= started || now - started <= budget) return started;
-  // One that has begun the call may itself wait for one that has not.
-  std::int32_t missing = peer;
-  const peer_flag* const headers = header - peer;
-  DPGATHER_ROLLED
-  for (std::int32_t r = 0; seen.epoch == call.epoch && r < lane.ranks(); ++r)
-    if (r != lane.rank() && block.observe(headers + r).epoch != call.epoch) missing = r;
-  fail_call(block, lane, call, errc::timeout, subject::none, missing,
-            static_cast<std::int64_t>(where), static_cast<std::int64_t>(budget / 1000), where, 0);
-  return 0;
+  [[nodiscard]] DPGATHER_HOST_DEVICE std::uint64_t now() const noexcept {
+    const std::uint64_t out = block.now();
+    return out == 0 ? 1 : out;
+  }
+  [[nodiscard]] DPGATHER_HOST_DEVICE std::uint64_t budget() noexcept {
+    return deadline ? block.word(&lane.control->budget_ns) : ~std::uint64_t{0};
+  }
+  [[nodiscard]] DPGATHER_HOST_DEVICE bool expires(std::uint64_t budget) noexcept {
+    fail_late(block, lane, call, header - peer, peer, where, budget);
+    return true;
+  }
+  DPGATHER_HOST_DEVICE void rests(std::uint64_t) const noexcept {}
+};
+
+/// See `look_up`.
+template <class Block>
+[[nodiscard]] DPGATHER_HOST_DEVICE __attribute__((noinline)) std::uint64_t
+look_up_in_call(Block block, const peer_lane& lane, peer_call_id call, const peer_flag* header,
+                std::int32_t peer, peer_point where, std::uint64_t started,
+                bool deadline) noexcept {
+  peer_wait<Block> wait{block, lane, call, header, peer, where, deadline};
+  return look_up(wait, started);
 }
 
 } // namespace detail
@@ -369,7 +401,7 @@ private:
   /// The deadline lies in the host's memory. All warps of a GPU that ask for it keep the bus busy
   /// for longer than it takes to be asked again: a rank that waited is late for the next call, its
   /// peer waits, and so on for good. Two H200, lines of 32 rows: 600 us a call instead of 5.
-  static constexpr std::uint32_t looks_at_deadline = 16;
+  static constexpr std::uint32_t looks_at_deadline = 16 * looks_between;
 
   template <class Visit>
   DPGATHER_HOST_DEVICE void for_each_rank(Visit visit) const noexcept {
@@ -399,21 +431,20 @@ private:
   template <class Arrived, class GivesUp>
   [[nodiscard]] DPGATHER_HOST_DEVICE bool wait_until(const std::int32_t& peer, peer_point where,
                                                      Arrived arrived, GivesUp gives_up) noexcept {
-    DPGATHER_ROLLED
-    for (std::uint32_t looks = 1; !arrived(); ++looks) {
-      block_.pause();
-      if (looks % looks_between != 0) continue;
-      started_ = look_up(peer, where, looks % (looks_between * looks_at_deadline) == 0);
-      if (!gives_up(started_ == 0)) continue;
-      failed_ = true;
-      return false;
-    }
-    return true;
+    if (look_until<looks_between>(
+            arrived, [&] { block_.pause(); },
+            [&](std::uint32_t looks) {
+              started_ = look_up_for(peer, where, looks % looks_at_deadline == 0);
+              return gives_up(started_ == 0);
+            }))
+      return true;
+    failed_ = true;
+    return false;
   }
-  [[nodiscard]] DPGATHER_HOST_DEVICE std::uint64_t look_up(std::int32_t peer, peer_point where,
-                                                           bool deadline) noexcept {
-    return detail::look_up(block_, lane_, id(), header(lane_.rank(), peer), peer, where, started_,
-                           deadline);
+  [[nodiscard]] DPGATHER_HOST_DEVICE std::uint64_t look_up_for(std::int32_t peer, peer_point where,
+                                                               bool deadline) noexcept {
+    return detail::look_up_in_call(block_, lane_, id(), header(lane_.rank(), peer), peer, where,
+                                   started_, deadline);
   }
   [[nodiscard]] DPGATHER_HOST_DEVICE peer_flag* header(std::int32_t to,
                                                        std::int32_t from) const noexcept {

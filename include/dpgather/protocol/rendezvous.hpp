@@ -2,11 +2,27 @@
 
 /// @file
 /// Where CPU ranks meet: one arrival epoch per rank, a deadline, and a named error for who is
-/// missing. The one place in which the host communicator waits.
+/// missing. The one place in which the host communicator waits; how it waits is one text with the
+/// kernels (waiting.hpp).
+///
+/// The rest is not that of a peer call (peer_call.hpp), because:
+/// - A meeting takes place for all or for nobody: arrivals are counted in one word, which a failure
+///   closes. Kernels judge each peer by itself: one rank may end a call that another one fails, and
+///   only the call after it fails for all. One word for all would be a compare-exchange over
+///   NVLink, there and back, in every call.
+/// - So all ranks judge the same records, and a refusal is a verdict like any other: nothing moves,
+///   and the next meeting goes on. A kernel's rows are under way before a peer has said anything;
+///   to hear of a refusal first it would have to wait for everybody once more.
+/// - A failure is one cell that all ranks read, with names that a record in mapped memory cannot
+///   hold (failure_cell.hpp). Kernels leave a word with each peer.
+/// - Ranks are any number, each with one word that counts up and is looked at by all: a later one
+///   will do. Kernels have a word for each peer in each slot, and only the call's own will do.
+/// - A rank may leave; a CPU thread sleeps.
 
 #include <dpgather/config.hpp>
 #include <dpgather/protocol/failure_cell.hpp>
 #include <dpgather/protocol/wait_clock.hpp>
+#include <dpgather/protocol/waiting.hpp>
 #include <dpgather/status.hpp>
 
 #include <atomic>
@@ -59,32 +75,14 @@ public:
   status meet(std::int32_t rank, std::int64_t timeout_ns, std::uint64_t call, const char* where,
               bool continues = false) noexcept {
     if (failure_.failed()) return continues ? failure_.first() : failure_.poisoned();
-    const std::uint64_t target = epoch(rank) + 1;
-    const std::int64_t now = clock_.now_ns();
-    const std::int64_t deadline = timeout_ns < INT64_MAX - now ? now + timeout_ns : INT64_MAX;
-    at(rank).arrived.store(target, std::memory_order_release);
-    const std::uint64_t complete = target * ranks_.size();
-    if (count_me() == complete) clock_.notify(); // one rank fills it, for all
+    attendance wait{*this, rank, epoch(rank) + 1, timeout_ns, call, where};
+    at(rank).arrived.store(wait.target, std::memory_order_release);
+    if (count_me() == wait.complete()) clock_.notify(); // one rank fills it, for all
     const waiting_mark mark{waiting_ == nullptr ? nullptr : waiting_ + first_world_rank_ + rank};
-    for (;;) {
-      const std::uint64_t seen = clock_.version();
-      if ((arrivals_.load(std::memory_order_acquire) & ~closed) >= complete) return {};
-      if (failure_.failed()) return close_below(complete) ? failure_.first() : status{};
-      const std::int32_t gone = first_gone(target);
-      const std::int32_t missing = gone >= 0 ? gone : most_missing(target);
-      const bool late = clock_.now_ns() >= deadline;
-      // None missing: the last one is about to be counted, or the failure about to be known.
-      if (missing >= 0 && (gone >= 0 || late)) {
-        if (!close_below(complete)) return {};
-        return fail({.code = gone >= 0 ? errc::peer_left : errc::timeout,
-                     .rank = first_world_rank_ + rank,
-                     .peer = first_world_rank_ + missing,
-                     .limit = timeout_ns / 1000,
-                     .call = call,
-                     .where = where});
-      }
-      clock_.wait(seen, deadline);
-    }
+    std::uint64_t started = 0;
+    const bool met = look_until<1>([&] { return wait.has_met(); }, [] {},
+                                   [&] { return (started = look_up(wait, started)) == 0; });
+    return met ? status{} : wait.failure;
   }
 
   /// Records a failure and wakes everybody. Answers the first failure.
@@ -113,18 +111,79 @@ private:
   [[nodiscard]] const rank_state& at(std::int32_t r) const noexcept {
     return ranks_[static_cast<std::size_t>(r)];
   }
-  /// The first rank that has not arrived and does not wait elsewhere; else the first that has not
-  /// arrived; else -1.
-  [[nodiscard]] std::int32_t most_missing(std::uint64_t target) const noexcept {
-    std::int32_t found = -1;
-    for (std::int32_t r = 0; r < size(); ++r) {
-      if (at(r).arrived.load(std::memory_order_acquire) >= target) continue;
-      const bool waits =
-          waiting_ != nullptr && waiting_[first_world_rank_ + r].load(std::memory_order_acquire);
-      if (!waits) return r;
-      if (found < 0) found = r;
+  /// One rank at one meeting: see `wait_of_ranks`.
+  struct attendance {
+    rendezvous& point;
+    std::int32_t rank;
+    std::uint64_t target; // number of the meeting
+    std::int64_t timeout_ns;
+    std::uint64_t call;
+    const char* where;
+    std::uint64_t version = 0; // of the clock, before the last look
+    status failure{};
+
+    [[nodiscard]] std::uint64_t complete() const noexcept { return target * point.ranks_.size(); }
+    [[nodiscard]] bool has_met() noexcept {
+      version = point.clock_.version();
+      return (point.arrivals_.load(std::memory_order_acquire) & ~closed) >= complete();
     }
-    return found;
+
+    [[nodiscard]] bool hears_failure() noexcept {
+      if (!point.failure_.failed() || !point.close_below(complete())) return false;
+      failure = point.failure_.first();
+      return true;
+    }
+    [[nodiscard]] bool is_hopeless() noexcept { return fails(errc::peer_left, point.gone(target)); }
+    // One more than the clock, which may begin at zero.
+    [[nodiscard]] std::uint64_t now() const noexcept {
+      return static_cast<std::uint64_t>(point.clock_.now_ns()) + 1;
+    }
+    [[nodiscard]] std::uint64_t budget() const noexcept {
+      return timeout_ns < 0 ? 0 : static_cast<std::uint64_t>(timeout_ns);
+    }
+    // None missing: the last one is about to be counted, or the failure about to be known.
+    [[nodiscard]] bool expires(std::uint64_t) noexcept {
+      return fails(errc::timeout, point.missing(target));
+    }
+    void rests(std::uint64_t started) const noexcept {
+      const std::uint64_t end = started - 1 + budget();
+      point.clock_.wait(version, end < INT64_MAX ? static_cast<std::int64_t>(end) : INT64_MAX);
+    }
+
+  private:
+    /// Fails the meeting for all because of `peer`, unless that is nobody or the meeting has taken
+    /// place.
+    [[nodiscard]] bool fails(errc code, std::int32_t peer) noexcept {
+      if (peer < 0 || !point.close_below(complete())) return false;
+      failure = point.fail({.code = code,
+                            .rank = point.world_rank(rank),
+                            .peer = point.world_rank(peer),
+                            .limit = timeout_ns / 1000,
+                            .call = call,
+                            .where = where});
+      return true;
+    }
+  };
+
+  [[nodiscard]] bool has_arrived(std::int32_t r, std::uint64_t target) const noexcept {
+    return at(r).arrived.load(std::memory_order_acquire) >= target;
+  }
+  /// The rank to blame for a meeting that is late, or -1.
+  [[nodiscard]] std::int32_t missing(std::uint64_t target) const noexcept {
+    return to_blame(
+        size(), [&](std::int32_t r) { return !has_arrived(r, target); },
+        [&](std::int32_t r) {
+          return waiting_ != nullptr && waiting_[world_rank(r)].load(std::memory_order_acquire);
+        });
+  }
+  /// The first rank that has left and has not arrived, or -1.
+  [[nodiscard]] std::int32_t gone(std::uint64_t target) const noexcept {
+    return to_blame(
+        size(),
+        [&](std::int32_t r) {
+          return at(r).left.load(std::memory_order_acquire) && !has_arrived(r, target);
+        },
+        [](std::int32_t) { return false; });
   }
 
   class waiting_mark {
@@ -141,15 +200,6 @@ private:
   private:
     std::atomic<bool>* flag_;
   };
-
-  [[nodiscard]] std::int32_t first_gone(std::uint64_t target) const noexcept {
-    for (std::size_t r = 0; r < ranks_.size(); ++r) {
-      if (ranks_[r].left.load(std::memory_order_acquire) &&
-          ranks_[r].arrived.load(std::memory_order_acquire) < target)
-        return static_cast<std::int32_t>(r);
-    }
-    return -1;
-  }
 
   /// Counts an arrival, unless the meeting point was closed. Answers the count.
   [[nodiscard]] std::uint64_t count_me() noexcept {
