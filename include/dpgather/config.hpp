@@ -22,6 +22,14 @@
 #define DPGATHER_HOST_DEVICE
 #endif
 
+/// Before a function for CPU and GPU that calls what its arguments bring: it is compiled for the
+/// GPU only where those are for the GPU.
+#if defined(__CUDACC__)
+#define DPGATHER_EXEC_CHECK_DISABLE _Pragma("nv_exec_check_disable")
+#else
+#define DPGATHER_EXEC_CHECK_DISABLE
+#endif
+
 /// Before a loop that runs a few times and only then: unrolled, it would cost a kernel instructions
 /// that are fetched and never run.
 #if defined(__CUDA_ARCH__)

@@ -52,6 +52,8 @@ TEST_CASE("kernels of plain calls give the same bytes") {
         random_story<bf16, plain_rules<2>>(random, ++key, draw_plain_options(random, 2));
         random_story<f32, plain_rules<4>>(random, ++key, draw_plain_options(random, 4));
         random_story<bf16, plain_rules<8>>(random, ++key, draw_plain_options(random, 8));
+        random_story<bf16, exchanging_rules<2>>(random, ++key, draw_plain_options(random, 2, true));
+        random_story<f32, exchanging_rules<4>>(random, ++key, draw_plain_options(random, 4, true));
       },
       case_count(2'000) / 100);
 }

@@ -264,8 +264,11 @@ inline void gpu_stories(std::uint64_t cases, int gpus, std::int32_t most_ranks) 
           gpu_story<bf16>(random, key, gpus, draw_options(random, most_ranks, 2));
         } else if (random.chance(40)) {
           gpu_story<f32>(random, key, gpus, draw_options(random, most_ranks, 4));
-        } else if (most_ranks < 8 || random.chance(40)) {
+        } else if (random.chance(40)) {
           gpu_story<bf16, dg::plain_rules<2>>(random, key, gpus, draw_plain_options(random, 2));
+        } else if (most_ranks < 8 || random.chance(50)) {
+          gpu_story<bf16, dg::exchanging_rules<2>>(random, key, gpus,
+                                                   draw_plain_options(random, 2, true));
         } else {
           gpu_story<bf16, dg::plain_rules<8>>(random, key, gpus, draw_plain_options(random, 8));
         }

@@ -377,8 +377,9 @@ struct story_options {
   std::int32_t blocks = 2;     ///< at most, of a rank
   std::int32_t same_kind = 30; ///< percent of calls that repeat the last one's operation
   std::int32_t skewed = 0;     ///< percent of calls where one rank or two have most rows
-  bool exchanged = true;
-  bool plain = false; ///< plain calls only, see `plain_rules`
+  bool exchanged = true;       ///< counts of some calls are
+  bool exchanging = false;     ///< of all calls
+  bool plain = false;          ///< plain calls only, see `plain_rules`
 };
 
 /// Where the rows of a rank's local tensor begin in its memory, and how far they are apart.
@@ -442,9 +443,10 @@ std::vector<story_call> draw_story(random_source& random, const story_options& w
     call.places = dg::placement{plan, none};
     call.global_rows = plan.global_rows;
     call.local_rows = random.between(most, with.rank_rows);
-    call.source = random.chance(35) && with.exchanged ? dg::counts_kind::exchanged
-                  : random.chance(50)                 ? dg::counts_kind::device
-                                                      : dg::counts_kind::agreed;
+    call.source = with.exchanging || (random.chance(35) && with.exchanged)
+                      ? dg::counts_kind::exchanged
+                  : random.chance(50) ? dg::counts_kind::device
+                                      : dg::counts_kind::agreed;
     call.input = -1;
     call.blocks = random.between(1, with.blocks);
     call.fill =
@@ -526,11 +528,12 @@ inline story_options draw_options(random_source& random, std::int32_t most_ranks
   return out;
 }
 
-/// The same for a world of `ranks` whose calls are plain.
-inline story_options draw_plain_options(random_source& random, std::int32_t ranks) {
+/// The same for a world of `ranks` whose calls are plain, or plain but for an exchange.
+inline story_options draw_plain_options(random_source& random, std::int32_t ranks,
+                                        bool exchanging = false) {
   story_options out;
   out.plain = true;
-  out.exchanged = false;
+  out.exchanged = out.exchanging = exchanging;
   out.dp_size = ranks;
   out.row_bytes[0] = 8 * random.between<std::size_t>(1, random.chance(70) ? 40 : 300);
   out.rank_rows = random.between(1, 24);

@@ -90,11 +90,11 @@ public:
   /// Loads the kernels of gathers, and of combines of `type`, now and not when another rank's may
   /// already wait for them. An element without a sum can be gathered. Errors: `native_error`.
   [[nodiscard]] status prepare(element type) noexcept {
-    status done = load_both<peer_gather<no_sum>>(
+    status done = load_kinds<peer_gather<no_sum>>(
         []<class Rules>(Rules) { return peer_gather<no_sum, Rules::ranks>{}; });
     with_sum(type, [&]<class Sum>(Sum) {
       if (done.ok())
-        done = load_both<peer_combine<Sum>>(
+        done = load_kinds<peer_combine<Sum>>(
             []<class Rules>(Rules) { return peer_combine<Sum, Rules::ranks>{}; });
       if (done.ok() && layout().tp_size > 1) done = load<peer_gather<Sum>, direct_rules>();
     });
@@ -122,7 +122,8 @@ public:
     const std::uint32_t said = peer_shape::of(false, plan, shape.value());
     status done;
     with_rules<peer_gather<no_sum>>(
-        tensors.size() == 1 && is_plain(call, tensors[0]), [&]<class Rules>(Rules rules) {
+        tensors.size() == 1 ? kind_of(call, tensors[0]) : call_kind::any,
+        [&]<class Rules>(Rules rules) {
           peer_gather<no_sum, Rules::ranks> job;
           job.tensors = static_cast<std::int32_t>(tensors.size());
           for (std::size_t t = 0; t < tensors.size(); ++t) {
@@ -164,7 +165,7 @@ public:
       const peer_launch how = launch_of(true, call, plan);
       // The input is each rank's own matter: what must agree is whether it was the last call's.
       const std::uint32_t said = peer_shape::of(true, plan, digest_of(plan, how).value());
-      with_rules<peer_combine<Sum>>(is_plain(call, local), [&]<class Rules>(Rules rules) {
+      with_rules<peer_combine<Sum>>(kind_of(call, local), [&]<class Rules>(Rules rules) {
         peer_combine<Sum, Rules::ranks> job;
         job.local = detail::row_places<std::byte>::of(local);
         job.fill = fill;
@@ -196,38 +197,47 @@ private:
     cudaFuncAttributes unused{};
     return cuda_status(cudaFuncGetAttributes(&unused, detail::run_peer_job<Job, Rules>), "prepare");
   }
-  /// A plain call's kernel, and any other's.
+  /// The kernels of all kinds of calls.
   template <class Job, class Visit>
-  [[nodiscard]] status load_both(Visit job_of) const noexcept {
+  [[nodiscard]] status load_kinds(Visit job_of) const noexcept {
     status out;
-    for (const bool plain : {false, true})
-      with_rules<Job>(plain, [&]<class Rules>(Rules rules) {
+    for (const call_kind kind : {call_kind::any, call_kind::plain, call_kind::exchanging})
+      with_rules<Job>(kind, [&]<class Rules>(Rules rules) {
         if (out.ok()) out = load<decltype(job_of(rules)), Rules>();
       });
     return out;
   }
+  /// What a kernel may know of a call, see `plain_rules`.
+  enum class call_kind { any, plain, exchanging };
+
   /// Calls `visit` with the rules of this world's kernels: with relays only where a rank may have
-  /// more rows than lines and enough peers. `plain`: of a plain call.
+  /// more rows than lines and enough peers.
   template <class Job, class Visit>
-  void with_rules(bool plain, Visit visit) const noexcept {
+  void with_rules(call_kind kind, Visit visit) const noexcept {
     if constexpr (Job::may_relay) {
       if (layout().ranks > least_relay_copies && layout().rank_rows > layout().line_rows)
         return visit(peer_rules{});
     }
-    if (!plain || !with_plain_rules(visit, plain_worlds{})) visit(direct_rules{});
+    if (!with_plain_rules<Job>(kind, visit, plain_worlds{})) visit(direct_rules{});
   }
-  template <class Visit, std::int32_t... Ranks>
-  bool with_plain_rules(Visit& visit,
+  template <class Job, class Visit, std::int32_t... Ranks>
+  bool with_plain_rules(call_kind kind, Visit& visit,
                         std::integer_sequence<std::int32_t, Ranks...>) const noexcept {
+    if constexpr (Job::may_exchange) {
+      if (kind == call_kind::exchanging)
+        return ((layout().ranks == Ranks && (visit(exchanging_rules<Ranks>{}), true)) || ...);
+    }
+    if (kind == call_kind::any) return false;
     return ((layout().ranks == Ranks && (visit(plain_rules<Ranks>{}), true)) || ...);
   }
-  /// Whether a call on these local rows, and on nothing else, is plain.
+  /// Of a call on these local rows, and on nothing else.
   template <class Rows>
-  [[nodiscard]] bool is_plain(const call_shape& call, const Rows& local) const noexcept {
+  [[nodiscard]] call_kind kind_of(const call_shape& call, const Rows& local) const noexcept {
     const auto place = reinterpret_cast<std::uintptr_t>(local.data());
     const std::size_t row = local.row_bytes();
-    return layout().tp_size == 1 && call.counts != counts_kind::exchanged &&
-           local.row_stride() == row && (place | row) % 8 == 0;
+    if (layout().tp_size > 1 || local.row_stride() != row || (place | row) % 8 != 0)
+      return call_kind::any;
+    return call.counts == counts_kind::exchanged ? call_kind::exchanging : call_kind::plain;
   }
 
   [[nodiscard]] static digest_builder digest_of(const step_plan& plan,

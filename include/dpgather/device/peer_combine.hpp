@@ -38,6 +38,7 @@ struct peer_combine {
   std::int32_t input = 0; ///< which; -1: the one that the last call did not read
 
   static constexpr bool may_relay = true;
+  static constexpr bool may_exchange = false;
 
   template <class Block>
   DPGATHER_HOST_DEVICE void operator()(Block& block) const noexcept {

@@ -39,6 +39,7 @@ struct peer_gather {
 
   static constexpr bool owes_sum = !std::is_same_v<Sum, no_sum>;
   static constexpr bool may_relay = !owes_sum;
+  static constexpr bool may_exchange = true;
   static_assert(Ranks == 0 || !owes_sum, "plain rows owe no sum");
 
   template <class Block>
@@ -47,7 +48,7 @@ struct peer_gather {
     static_assert(rules::ranks == Ranks);
     peer_call<Block> call{block, rows.lane, rows.shape};
     peer_table& table = block.table();
-    const bool exchanged = rows.exchanges();
+    const bool exchanged = rows.template exchanges<rules>();
 
     // 1. Counts: this rank's, and those that it knows of others. Loads together, before any is
     // used.
@@ -111,7 +112,7 @@ private:
                                    std::uint64_t used) const noexcept {
     using rules = typename Block::rules_type;
     const peer_table& table = block.table();
-    const bool exchanged = rows.exchanges();
+    const bool exchanged = rows.template exchanges<rules>();
     const bool stores = Relayed || direct; // its own rows or others'
 
     // 3. A view that the last call gave away may still be read: its owner's header says when not.
@@ -344,7 +345,8 @@ private:
     const count_set& counts = block.table().counts;
     const auto ranks = static_cast<std::uint32_t>(rows.dp_size);
     for (std::uint32_t d = block.thread(); d <= ranks; d += block.threads()) {
-      if (rows.exchanges() && d < ranks && static_cast<std::int32_t>(d) != rows.dp_rank)
+      if (rows.template exchanges<typename Block::rules_type>() && d < ranks &&
+          static_cast<std::int32_t>(d) != rows.dp_rank)
         block.set(&rows.live->rows[d], counts.rows[d]);
       block.set(&rows.live->offset[d], counts.offset[d]);
       if (d == ranks) block.set(&rows.live->total, counts.total);

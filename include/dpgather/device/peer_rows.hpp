@@ -166,8 +166,9 @@ struct basic_peer_rows : peer_sizes<Ranks> {
   }
 
   /// Whether the ranks tell each other their counts.
+  template <class Rules>
   [[nodiscard]] DPGATHER_HOST_DEVICE bool exchanges() const noexcept {
-    return !is_plain && source == counts_kind::exchanged;
+    return Rules::must_exchange || (Rules::may_exchange && source == counts_kind::exchanged);
   }
   /// The rank `distance` behind this one: everybody starts with another neighbour.
   [[nodiscard]] DPGATHER_HOST_DEVICE std::int32_t neighbour(std::int32_t distance) const noexcept {

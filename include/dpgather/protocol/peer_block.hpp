@@ -39,6 +39,7 @@ struct peer_rules {
   static constexpr bool relays = true; ///< false is slower, not wrong: see device/peer_relay.hpp
   static constexpr bool waits_for_slices = true; ///< before they are passed on
   static constexpr std::int32_t ranks = 0;       ///< of the world; 0: any, and calls of any shape
+  static constexpr bool may_exchange = true, must_exchange = false; ///< counts
   /// Called by every block at each point; the default does nothing.
   template <class Block>
   DPGATHER_HOST_DEVICE void at(peer_point, const Block&) const noexcept {}
@@ -56,6 +57,13 @@ struct direct_rules : peer_rules {
 template <std::int32_t Ranks>
 struct plain_rules : direct_rules {
   static constexpr std::int32_t ranks = Ranks;
+  static constexpr bool may_exchange = false;
+};
+/// Plain but for counts that the ranks tell each other.
+template <std::int32_t Ranks>
+struct exchanging_rules : direct_rules {
+  static constexpr std::int32_t ranks = Ranks;
+  static constexpr bool must_exchange = true;
 };
 /// Sizes of worlds whose plain calls have kernels of their own.
 using plain_worlds = std::integer_sequence<std::int32_t, 2, 4, 8>;

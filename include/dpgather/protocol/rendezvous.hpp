@@ -80,8 +80,9 @@ public:
     if (count_me() == wait.complete()) clock_.notify(); // one rank fills it, for all
     const waiting_mark mark{waiting_ == nullptr ? nullptr : waiting_ + first_world_rank_ + rank};
     std::uint64_t started = 0;
-    const bool met = look_until<1>([&] { return wait.has_met(); }, [] {},
-                                   [&] { return (started = look_up(wait, started)) == 0; });
+    const bool met =
+        look_until<1>([&] { return wait.has_met(); }, [] {},
+                      [&](std::uint32_t) { return (started = look_up(wait, started)) == 0; });
     return met ? status{} : wait.failure;
   }
 
