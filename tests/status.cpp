@@ -54,6 +54,7 @@ TEST_CASE("every error has a name of its own") {
                                "bad_buckets",
                                "no_bucket",
                                "graph_missing",
+                               "over_budget",
                                "size_overflow",
                                "misaligned",
                                "aliasing",
