@@ -104,10 +104,11 @@ public:
     if (status bad = cuda_status(cudaGraphUpload(made.run_, stream), where); !bad) return bad;
     made.cost_.graphs = 1;
     made.cost_.nodes = static_cast<std::int64_t>(nodes);
-    made.cost_.bytes = had - free_bytes();
+    const std::int64_t has = free_bytes();
+    made.cost_.bytes = had < 0 || has < 0 ? 0 : had - has;
     made.cost_.capture_us =
         std::chrono::duration_cast<std::chrono::microseconds>(clock::now() - began).count();
-    return made;
+    return result<captured_graph>{std::move(made)};
   }
 
   /// One launch. Stream: ordered. Errors: `native_error`.
@@ -127,10 +128,10 @@ public:
   }
 
 private:
-  /// 0 where it cannot be told.
+  /// -1 where it cannot be told.
   [[nodiscard]] static std::int64_t free_bytes() noexcept {
     std::size_t free = 0, all = 0;
-    if (!cuda_status(cudaMemGetInfo(&free, &all), "").ok()) return 0;
+    if (!cuda_status(cudaMemGetInfo(&free, &all), "").ok()) return -1;
     return static_cast<std::int64_t>(free);
   }
 

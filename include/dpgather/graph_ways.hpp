@@ -8,6 +8,7 @@
 #include <dpgather/graph_sizes.hpp>
 #include <dpgather/status.hpp>
 
+#include <algorithm>
 #include <compare>
 #include <concepts>
 #include <cstdint>
@@ -28,6 +29,7 @@ struct graph_key {
   std::int32_t shared = 0;
   std::int32_t piece = 0; ///< the layer, where a graph is a part of one; `layers`: the last part
 
+  friend constexpr bool operator==(const graph_key&, const graph_key&) = default;
   friend constexpr auto operator<=>(const graph_key&, const graph_key&) = default;
 };
 
@@ -144,10 +146,13 @@ struct piecewise {
   }
   [[nodiscard]] static constexpr std::int64_t graphs(const graph_ladders& of,
                                                      const step_outline& step) noexcept {
-    std::int64_t sums = 0; // a sum above all ranks' largest never occurs
-    for (const std::int32_t shared : of.shared.span())
-      sums += of.feasible({.own = of.own.largest(), .shared = shared}) ||
-              of.feasible({.own = of.own.empty() ? 0 : of.own[0], .shared = shared});
+    std::int64_t sums = 0; // one above all ranks' largest never occurs
+    for (const std::int32_t shared : of.shared.span()) {
+      const auto with = [&](std::int32_t own) {
+        return of.feasible({.own = own, .shared = shared});
+      };
+      sums += std::ranges::any_of(of.own.span(), with) ? 1 : 0;
+    }
     return std::int64_t{step.layers} * sums +
            std::int64_t{step.layers + (step.finishes ? 1 : 0)} * of.own.size();
   }
