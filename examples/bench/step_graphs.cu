@@ -93,30 +93,27 @@ void run_ways(const options& with, bench::json_writer& json) {
   std::fflush(stdout);
 }
 
-void run_host(const options& with, bench::json_writer& json) {
-  bench::watchdog::step("host's part", 120);
-  int there = 0, back = 0;
-  if (bench::gpu_count() > 1) {
-    bench::must(cudaDeviceCanAccessPeer(&there, 0, 1), "cudaDeviceCanAccessPeer");
-    bench::must(cudaDeviceCanAccessPeer(&back, 1, 0), "cudaDeviceCanAccessPeer");
-  }
-  const std::int32_t ranks = there != 0 && back != 0 ? 2 : 1;
+/// The host's part on `ranks` ranks; the slower one counts.
+void run_host(const options& with, std::int32_t ranks, bool inside, bench::json_writer& json) {
+  bench::watchdog::step("host's part", 60);
   std::vector<bench::host_times> times(static_cast<std::size_t>(ranks));
   dg::steady_wait_clock clock;
   dg::host_world world{dg::topology{.dp_size = ranks}, clock, 100'000'000'000};
   dg::run_ranks(world, [&](dg::host_communicator comm) {
     bench::must(cudaSetDevice(comm.rank()), "cudaSetDevice");
     bench::host_step step{comm, 1024};
-    times[static_cast<std::size_t>(comm.rank())] = step.measure(with.steps);
+    times[static_cast<std::size_t>(comm.rank())] = step.measure(with.steps, inside);
     bench::must(comm.barrier(), "end");
   });
-  std::printf("\nthe host's part of a step, %d ranks, %d steps: median us (99th percentile) of the "
-              "slower rank; target 15.0 for all\n",
-              ranks, with.steps);
   const bench::host_times& slowest = *std::ranges::max_element(
       times, {}, [](const bench::host_times& each) { return each.us.back(); });
+  std::printf("\nthe host's part of a step, %d %s, %d steps, pad and trim %s the graph: median us "
+              "(99th percentile)%s; target 15: %s\n",
+              ranks, ranks == 1 ? "rank" : "ranks, a thread each", with.steps,
+              inside ? "in" : "around", ranks == 1 ? "" : " of the slower rank",
+              slowest.us.back() <= 15 ? "met" : "missed");
   bench::table out{{"part", "us", "99 %"}};
-  json.key("host").open_object().field("ranks", ranks);
+  json.open_object().field("ranks", ranks).field("inside", inside);
   for (std::size_t part = 0; part < slowest.us.size(); ++part) {
     const char* const name = bench::host_times::names[part];
     out.add({name, bench::fixed(slowest.us[part], 2), bench::fixed(slowest.p99_us[part], 2)});
@@ -124,7 +121,21 @@ void run_host(const options& with, bench::json_writer& json) {
   }
   json.close_object();
   out.print(stdout);
-  std::printf("%s\n", slowest.us.back() <= 15 ? "met" : "missed");
+  std::fflush(stdout);
+}
+
+void run_hosts(const options& with, bench::json_writer& json) {
+  int there = 0, back = 0;
+  if (bench::gpu_count() > 1) {
+    bench::must(cudaDeviceCanAccessPeer(&there, 0, 1), "cudaDeviceCanAccessPeer");
+    bench::must(cudaDeviceCanAccessPeer(&back, 1, 0), "cudaDeviceCanAccessPeer");
+  }
+  json.key("host").open_list();
+  for (const std::int32_t ranks : {1, 2}) {
+    if (ranks == 2 && (there == 0 || back == 0)) continue;
+    for (const bool inside : {false, true}) run_host(with, ranks, inside, json);
+  }
+  json.close_list();
 }
 
 int usage(const std::string& fault) {
@@ -164,7 +175,7 @@ int main(int argc, char** argv) {
   json.open_object().field("benchmark", "step_graphs");
   (void)bench::describe_gpus(1, json);
   run_ways(with, json);
-  run_host(with, json);
+  run_hosts(with, json);
   json.close_object();
   if (file.is_open() && !(file << json.text() << std::endl))
     return usage("cannot write the JSON file");

@@ -33,9 +33,10 @@ namespace dpgather::inline v0 {
 /// - `local(layer, own, stream)`: what depends on this rank's bucket of `own` requests: attention.
 /// - `shared(layer, shared, stream)`: what depends on the sum's bucket of `shared` requests:
 /// gather,
-///   FFN, combine, of the shape of `DpGather::capture_plan(shared)`. Where no host knows the sum
-///   (`counts::exchanged`) the gather, which brings it, is the end of `local`: its shape and the
-///   combine's are the capacities'.
+///   FFN, combine. Calls take `DpGather::capture_plan(shared)`; outside captures (`run`) with the
+///   counts of the step, `step_plan::with_counts_of`, which a capture ignores. Where no host knows
+///   the sum (`counts::exchanged`) the gather, which brings it, is the end of `local`: its shape and
+///   the combine's are the capacities', so they take the plan of any step.
 /// - optionally `finish(own, stream)`: behind the last layer, of the own bucket: logits.
 ///
 /// Each enqueues on the `stream` it is given, which need not be the one that the graph is launched

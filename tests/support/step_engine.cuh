@@ -127,6 +127,7 @@ public:
       const auto plan = dp_.plan(records_);
       must(plan.status(), "plan");
       must(dp_.refresh_counts(*plan, stream_), "refresh");
+      now_ = *plan;
       differ_ += plan->own_bucket(0) != plan->own_bucket(1);
       const auto sizes = dg::graph_sizes::of(*plan, comm_.rank());
       return coupled ? dg::graph_sizes{sizes.shared, sizes.shared} : sizes;
@@ -182,7 +183,7 @@ private:
     if constexpr (knows_sum) {
       const auto plan = dp_.capture_plan(size);
       must(plan.status(), "capture plan");
-      return *plan;
+      return now_.step > 0 ? plan->with_counts_of(now_) : *plan;
     } else {
       const auto plan = dp_.plan(graph_record(dp_, comm_.rank(), 0));
       must(plan.status(), "plan");
@@ -232,6 +233,7 @@ private:
   device_bytes local_, output_, numbers_, ran_;
   peer_step part_{};
   std::vector<dg::step_record> records_;
+  dg::step_plan now_; // of the step under way
   std::uint64_t differ_ = 0;
 };
 

@@ -59,9 +59,16 @@ public:
     (void)cudaStreamDestroy(stream_);
   }
 
-  // What step_graphs asks for: one layer.
+  // What step_graphs asks for: one layer; the batch's rows may be padded and cut in the graph.
   [[nodiscard]] static std::int32_t layers() { return 1; }
-  [[nodiscard]] static dg::status local(std::int32_t, std::int32_t, cudaStream_t) { return {}; }
+  [[nodiscard]] dg::status local(std::int32_t, std::int32_t own, cudaStream_t stream) {
+    if (!pads_inside_) return {};
+    auto padded =
+        batch_->pad(dg::batch_step::decode({.padded = own, .live = dp_.live_rows()}), stream);
+    if (!padded) return padded.status();
+    padded_ = *std::move(padded);
+    return {};
+  }
   [[nodiscard]] dg::status shared(std::int32_t, std::int32_t size, cudaStream_t stream) {
     const auto plan = must(dp_.capture_plan(size), "capture plan");
     const dg::const_token_rows<dg::replicated> from{local_.data(), rows, config_.element,
@@ -72,35 +79,35 @@ public:
     if (!gathered) return gathered.status();
     return dp_.combine(dp_.combine_input(plan), to, plan, stream);
   }
+  [[nodiscard]] dg::status finish(std::int32_t, cudaStream_t) {
+    return pads_inside_ ? padded_.finish() : dg::status{};
+  }
 
-  /// Collective; counts are drawn anew in every step, alike on all ranks.
-  [[nodiscard]] host_times measure(std::int32_t steps) {
+  /// Collective; counts are drawn anew in every step, alike on all ranks. `inside`: padding and
+  /// trimming are nodes of the graph, by counts in device memory.
+  [[nodiscard]] host_times measure(std::int32_t steps, bool inside) {
     std::int64_t token_rows = rows, logits_rows = 0, sum = 0;
-    const dg::batch_entry tensors[] = {
-        {.tensor = dg::batch_tensor::input_ids,
-         .data = ids_.data(),
-         .type = dg::element::i64,
-         .capacity = rows,
-         .rows = &token_rows},
-        {.tensor = dg::batch_tensor::positions,
-         .data = positions_.data(),
-         .type = dg::element::i64,
-         .capacity = rows},
-        {.tensor = dg::batch_tensor::sequence_lengths,
-         .data = lengths_.data(),
-         .type = dg::element::i32,
-         .capacity = rows},
-        {.tensor = dg::batch_tensor::out_cache_locations,
-         .data = locations_.data(),
-         .type = dg::element::i64,
-         .capacity = rows},
+    const auto entry = [](dg::batch_tensor tensor, const device_memory& data, dg::element type) {
+      return dg::batch_entry{.tensor = tensor, .data = data.data(), .type = type, .capacity = rows};
     };
-    const dg::batch_result results[] = {
-        {.data = logits_.data(), .type = dg::element::f32, .capacity = rows, .rows = &logits_rows}};
-    const dg::batch_declaration declaration{
-        .tensors = tensors, .results = results, .sequence_sum = &sum};
+    dg::batch_entry tensors[] = {
+        entry(dg::batch_tensor::input_ids, ids_, dg::element::i64),
+        entry(dg::batch_tensor::positions, positions_, dg::element::i64),
+        entry(dg::batch_tensor::sequence_lengths, lengths_, dg::element::i32),
+        entry(dg::batch_tensor::out_cache_locations, locations_, dg::element::i64),
+    };
+    dg::batch_result results[] = {
+        {.data = logits_.data(), .type = dg::element::f32, .capacity = rows}};
+    dg::batch_declaration declaration{.tensors = tensors, .results = results};
+    if (!inside) { // the host's numbers; in a graph nobody would set them
+      tensors[0].rows = &token_rows;
+      results[0].rows = &logits_rows;
+      declaration.sequence_sum = &sum;
+    }
     dg::batch<cudaStream_t> batch{declaration, saved_.span()};
     must(batch.check(), "batch");
+    batch_ = &batch;
+    pads_inside_ = inside;
     dg::step_graphs<dg::graph_way::pairs> graphs{dg::graph_ladders::of(dp_.rules())};
 
     std::vector<dg::step_record> records(static_cast<std::size_t>(ranks_.size()));
@@ -126,8 +133,10 @@ public:
       must(dp_.refresh_counts(plan, stream_), "refresh");
       at[2] = clock::now();
       const auto sizes = dg::graph_sizes::of(plan, ranks_.rank());
-      auto padded = must(
-          batch.pad(dg::batch_step::decode({.real = mine, .padded = sizes.own}), stream_), "pad");
+      dg::padded_batch<cudaStream_t> padded;
+      if (!inside)
+        padded = must(
+            batch.pad(dg::batch_step::decode({.real = mine, .padded = sizes.own}), stream_), "pad");
       at[3] = clock::now();
       must(graphs.launch(sizes, *this, stream_), "launch");
       at[4] = clock::now();
@@ -173,6 +182,9 @@ private:
   dg::DpGather<host_policy, peer> dp_;
   device_memory local_, output_, ids_, positions_, lengths_, locations_, logits_, saved_;
   cudaStream_t stream_ = nullptr;
+  dg::batch<cudaStream_t>* batch_ = nullptr; // of the measurement under way
+  dg::padded_batch<cudaStream_t> padded_;    // of the capture under way
+  bool pads_inside_ = false;
 };
 
 } // namespace bench
