@@ -10,14 +10,13 @@
 #include <dpgather/device/side_stream.cuh>
 #include <dpgather/graph_cost.hpp>
 #include <dpgather/graph_sizes.hpp>
-#include <dpgather/graph_switch.cuh>
+#include <dpgather/graph_step.cuh>
 #include <dpgather/graph_ways.hpp>
 #include <dpgather/status.hpp>
 
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
-#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
@@ -26,35 +25,6 @@
 #include <vector>
 
 namespace dpgather::inline v0 {
-
-/// A step as an engine describes it, once for all ways.
-///
-/// - `layers()`: how often it has the two parts below; the same in every call.
-/// - `local(layer, own, stream)`: what depends on this rank's bucket of `own` requests: attention.
-/// - `shared(layer, shared, stream)`: what depends on the sum's bucket of `shared` requests:
-/// gather,
-///   FFN, combine. Calls take `DpGather::capture_plan(shared)`; outside captures (`run`) with the
-///   counts of the step, `step_plan::with_counts_of`, which a capture ignores. Where no host knows
-///   the sum (`counts::exchanged`) the gather, which brings it, is the end of `local`: its shape and
-///   the combine's are the capacities', so they take the plan of any step.
-/// - optionally `finish(own, stream)`: behind the last layer, of the own bucket: logits.
-///
-/// Each enqueues on the `stream` it is given, which need not be the one that the graph is launched
-/// on, and answers a status. They are called once for each graph that they are in, in any order,
-/// and may throw. Local tensors hold the rows of the largest own bucket, see `DpGather`.
-template <class Step>
-concept graph_step = requires(Step& step, const Step& same, std::int32_t n, cudaStream_t stream) {
-  { same.layers() } -> std::convertible_to<std::int32_t>;
-  { step.local(n, n, stream) } -> std::same_as<status>;
-  { step.shared(n, n, stream) } -> std::same_as<status>;
-};
-
-struct step_graph_options {
-  graph_budget budget{};
-  /// Rows of all ranks, in device memory: `&dp.live_counts()->total`. For `switch_on_sum`.
-  const std::int64_t* total = nullptr;
-  std::int32_t rows_per_request = 1; ///< tokens per request
-};
 
 /// One rank's graphs of a step, by one of the ways of `graph_way::`.
 ///
@@ -99,7 +69,7 @@ public:
   /// those captured so far have on average, zeros while there are none. Captures nothing.
   template <graph_step Step>
   [[nodiscard]] graph_cost estimate(const Step& step) const noexcept {
-    return report_.cost.scaled_to(Way::graphs(ladders_, outline_of(step)));
+    return report_.cost.scaled_to(Way::graphs(ladders_, detail::outline_of(step)));
   }
 
   /// Captures the graphs for all sizes that can occur, largest first. Allocates, may throw
@@ -116,7 +86,7 @@ public:
               .about = subject::ladder,
               .limit = 1,
               .where = "step_graphs::capture"};
-    const std::int64_t needed = Way::graphs(ladders_, outline_of(step));
+    const std::int64_t needed = Way::graphs(ladders_, detail::outline_of(step));
     if (needed > options_.budget.graphs) {
       ++report_.refused;
       return {.code = errc::over_budget,
@@ -152,7 +122,7 @@ public:
   template <graph_step Step>
   [[nodiscard]] status add(const graph_sizes& sizes, Step& step, cudaStream_t stream) {
     constexpr const char* where = "step_graphs::add";
-    const step_outline outline = outline_of(step);
+    const step_outline outline = detail::outline_of(step);
     if (outline.layers < 1 || (!graphs_.empty() && outline != outline_))
       return {.code = errc::bad_config,
               .value = outline.layers,
@@ -172,7 +142,8 @@ public:
     if constexpr (Way::switches) {
       if (status bad = side.emplace().check(); !bad) return bad;
     }
-    recorder<Step> to{*this, step, stream, side ? side->stream() : nullptr};
+    detail::step_recorder<Step> to{step, ladders_, options_, stream,
+                                   side ? side->stream() : nullptr};
     status done;
     Way::for_each_key(sizes, outline_, [&](const graph_key& key) {
       if (done.ok() && !find(key)) done = capture_one(key, to);
@@ -220,12 +191,12 @@ public:
     const std::int32_t shared = Way::shared_size(sizes, ladders_);
     if (!Way::fits(sizes, ladders_) || shared == 0)
       return about(errc::no_bucket, sizes, "step_graphs::run");
-    const step_outline outline = outline_of(step);
+    const step_outline outline = detail::outline_of(step);
     for (std::int32_t layer = 0; layer < outline.layers; ++layer) {
       if (status bad = step.local(layer, sizes.own, stream); !bad) return bad;
       if (status bad = step.shared(layer, shared, stream); !bad) return bad;
     }
-    if constexpr (finishes<Step>) {
+    if constexpr (detail::finishes<Step>) {
       if (status bad = step.finish(sizes.own, stream); !bad) return bad;
     }
     ++report_.eager;
@@ -260,35 +231,6 @@ private:
     captured_graph graph;
   };
 
-  /// What a graph has in it, on the stream that is being captured.
-  template <class Step>
-  struct recorder {
-    step_graphs& of;
-    Step& step;
-    cudaStream_t stream;
-    cudaStream_t side;
-    std::int64_t inner_nodes = 0;
-
-    [[nodiscard]] status local(std::int32_t layer, std::int32_t own) {
-      return step.local(layer, own, stream);
-    }
-    [[nodiscard]] status shared(std::int32_t layer, std::int32_t size) {
-      return step.shared(layer, size, stream);
-    }
-    [[nodiscard]] status finish(std::int32_t own) {
-      if constexpr (finishes<Step>) return step.finish(own, stream);
-      return {};
-    }
-    [[nodiscard]] status switched(std::int32_t layer) {
-      const result<std::int64_t> nodes = capture_switch(
-          of.ladders_.shared, of.options_.total, of.options_.rows_per_request, stream, side,
-          [&](std::int32_t size, cudaStream_t on) { return step.shared(layer, size, on); });
-      if (!nodes) return nodes.status();
-      inner_nodes += *nodes;
-      return {};
-    }
-  };
-
   /// No graphs after a capture that failed or threw.
   class emptied_unless_done {
   public:
@@ -308,15 +250,6 @@ private:
     mutable bool done_ = false;
   };
 
-  template <class Step>
-  static constexpr bool finishes = requires(Step& step, cudaStream_t stream) {
-    { step.finish(std::int32_t{}, stream) } -> std::same_as<status>;
-  };
-  template <class Step>
-  [[nodiscard]] static step_outline outline_of(const Step& step) noexcept {
-    return {.layers = static_cast<std::int32_t>(step.layers()), .finishes = finishes<Step>};
-  }
-
   [[nodiscard]] static status about(errc code, const graph_sizes& sizes,
                                     const char* where) noexcept {
     return {.code = code,
@@ -333,7 +266,7 @@ private:
     return at == graphs_.end() || at->key != key ? nullptr : &*at;
   }
   template <class Step>
-  [[nodiscard]] status capture_one(const graph_key& key, recorder<Step>& to) {
+  [[nodiscard]] status capture_one(const graph_key& key, detail::step_recorder<Step>& to) {
     to.inner_nodes = 0;
     result<captured_graph> made = captured_graph::capture(
         to.stream, [&] { return Way::record(key, outline_, ladders_, to); }, "step_graphs::add");

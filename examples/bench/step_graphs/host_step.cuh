@@ -66,7 +66,7 @@ public:
     auto padded =
         batch_->pad(dg::batch_step::decode({.padded = own, .live = dp_.live_rows()}), stream);
     if (!padded) return padded.status();
-    padded_ = *std::move(padded);
+    (void)(padded_ = *std::move(padded));
     return {};
   }
   [[nodiscard]] dg::status shared(std::int32_t, std::int32_t size, cudaStream_t stream) {
@@ -135,8 +135,9 @@ public:
       const auto sizes = dg::graph_sizes::of(plan, ranks_.rank());
       dg::padded_batch<cudaStream_t> padded;
       if (!inside)
-        padded = must(
-            batch.pad(dg::batch_step::decode({.real = mine, .padded = sizes.own}), stream_), "pad");
+        (void)(padded = must(
+                   batch.pad(dg::batch_step::decode({.real = mine, .padded = sizes.own}), stream_),
+                   "pad"));
       at[3] = clock::now();
       must(graphs.launch(sizes, *this, stream_), "launch");
       at[4] = clock::now();
