@@ -26,6 +26,8 @@ namespace dpgather::inline v0 {
 inline constexpr std::int32_t max_switch_bodies = 512;
 
 /// Sets a conditional to the index of the smallest size that holds the total, or of the largest.
+/// `RunOn`: the executor that it runs on.
+template <class RunOn>
 struct choose_body {
   const std::int64_t* total = nullptr; ///< rows, in device memory; read when the kernel runs
   unsigned long long handle = 0;
@@ -36,8 +38,7 @@ struct choose_body {
   [[nodiscard]] DPGATHER_HOST_DEVICE std::uint32_t parts() const noexcept { return 1; }
   [[nodiscard]] DPGATHER_HOST_DEVICE std::uint64_t words() const noexcept { return 1; }
   DPGATHER_HOST_DEVICE void operator()(std::uint32_t, worker_id worker) const noexcept {
-    if (worker.index == 0)
-      executor<cudaStream_t>::set_conditional(handle, static_cast<unsigned>(index()));
+    if (worker.index == 0) RunOn::set_conditional(handle, static_cast<unsigned>(index()));
   }
   [[nodiscard]] DPGATHER_HOST_DEVICE std::int32_t index() const noexcept {
     std::int32_t low = 0, high = count - 1;
@@ -66,7 +67,7 @@ struct choose_body {
 /// ranks, all of them run the body of one size, whose calls have one shape.
 /// Errors: `bad_buckets` for no sizes or more than `max_switch_bodies`; `null_pointer` for no
 /// total; the bodies' own; `native_error`. Source: CUDA runtime API, `cudaConditionalNodeParams`.
-template <class Body>
+template <class Body, class RunOn = executor<cudaStream_t>>
 [[nodiscard]] result<std::int64_t>
 capture_switch(const bucket_list& sizes, const std::int64_t* total, std::int32_t rows_per_request,
                cudaStream_t stream, cudaStream_t side, Body&& body) {
@@ -93,13 +94,14 @@ capture_switch(const bucket_list& sizes, const std::int64_t* total, std::int32_t
     return asked;
   };
   if (status bad = look(); !bad) return bad;
-  choose_body choose{.total = total, .rows_per_request = rows_per_request, .count = sizes.size()};
+  choose_body<RunOn> choose{
+      .total = total, .rows_per_request = rows_per_request, .count = sizes.size()};
   for (std::int32_t i = 0; i < sizes.size(); ++i) choose.sizes[i] = sizes[i];
   cudaGraphConditionalHandle handle{};
   if (status bad = cuda_status(cudaGraphConditionalHandleCreate(&handle, graph, 0, 0), where); !bad)
     return bad;
   choose.handle = handle;
-  if (status bad = executor<cudaStream_t>::run(choose, 1, stream); !bad) return bad;
+  if (status bad = RunOn::run(choose, 1, stream); !bad) return bad;
 
   if (status bad = look(); !bad) return bad;
   cudaGraphNodeParams params{};

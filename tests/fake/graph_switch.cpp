@@ -98,7 +98,7 @@ TEST_CASE("as many bodies as a kernel's parameters hold, and no more") {
   CHECK(refused.code() == errc::bad_buckets);
   CHECK(refused.status().value == max_switch_bodies + 1);
   CHECK(on.capture({}).code() == errc::bad_buckets);
-  static_assert(sizeof(choose_body) <= 4096);
+  static_assert(sizeof(choose_body<executor<cudaStream_t>>) <= 4096);
 }
 
 TEST_CASE("a switch needs a capture") {
