@@ -1410,3 +1410,40 @@ TEST_CASE_TEMPLATE("a plan costs under 0.5 us for 8 ranks and under 3 us for 64"
   }
 }
 #endif
+
+TEST_CASE("the shape of one plan with the counts of another") {
+  dg::gather_config config;
+  config.topology.dp_size = 2;
+  config.row_bytes = 16;
+  config.max_rows_per_rank = 8;
+  for (const std::int32_t size : {2, 4, 8}) config.ladder.append(size);
+  const auto rules = dg::planner<dg::exact_graph>::make(config);
+  REQUIRE(rules.ok());
+  const auto shape = dg::make_capture_plan(*rules, 16);
+  dg::agreement agreed;
+  agreed.dp_size = 2;
+  agreed.step = 41;
+  agreed.can_run_graph = true;
+  agreed.tokens = agreed.logits_tokens = agreed.draft_tokens = dg::real_rows::zeros(2);
+  agreed.requests = dg::request_counts::zeros(2);
+  agreed.tokens.set(0, 3);
+  const auto step = dg::make_plan(*rules, agreed);
+  REQUIRE(shape.ok());
+  REQUIRE(step.ok());
+  const dg::step_plan both = shape->with_counts_of(*step);
+  CHECK(both.digest == shape->digest);
+  CHECK(both.digest != step->digest);
+  CHECK(both.shared_bucket == 16);
+  CHECK(both.global_rows == 16);
+  CHECK(both.step == 41);
+  CHECK(both.real[0] == 3);
+  CHECK(both.real[1] == 0);
+  CHECK(both.padded[0] == 4);
+  CHECK(both.padded[1] == 2);
+  CHECK(both.offset(1) == 3);
+  CHECK(both.total_rows == 3);
+  CHECK(both.counts_digest == step->counts_digest);
+  // Of the same shape it is the step's own plan.
+  CHECK(dg::make_capture_plan(*rules, step->shared_bucket)->with_counts_of(*step).real ==
+        step->real);
+}

@@ -18,6 +18,7 @@
 #include <dpgather/device/executor.cuh>
 #include <dpgather/device/side_stream.cuh>
 #include <dpgather/graphs.cuh>
+#include <dpgather/step_graphs.cuh>
 
 #if __has_include(<nccl.h>)
 #include <dpgather/comm/nccl_communicator.cuh>

@@ -25,6 +25,7 @@ enum class errc : std::uint8_t {
   bad_buckets,           ///< a ladder is empty, unsorted, out of range or misaligned
   no_bucket,             ///< no captured size fits the count
   graph_missing,         ///< the bucket exists, its graph was never captured
+  over_budget,           ///< capturing a graph would pass what graphs may cost
   size_overflow,         ///< rows or bytes do not fit 64-bit arithmetic
   shape_mismatch,        ///< two views of one call differ in element or row bytes
   misaligned,            ///< a pointer or stride is not a multiple of what is needed
@@ -121,6 +122,8 @@ enum class subject : std::uint8_t {
     return "no_bucket";
   case errc::graph_missing:
     return "graph_missing";
+  case errc::over_budget:
+    return "over_budget";
   case errc::size_overflow:
     return "size_overflow";
   case errc::shape_mismatch:

@@ -4,8 +4,9 @@
 /// One CUDA graph per captured size, replayed for any counts. Needs the toolkit's headers, no nvcc.
 
 #include <dpgather/bucket_list.hpp>
+#include <dpgather/captured_graph.cuh>
 #include <dpgather/config.hpp>
-#include <dpgather/device/cuda_runtime.cuh>
+#include <dpgather/graph_cost.hpp>
 #include <dpgather/status.hpp>
 
 #include <cuda_runtime_api.h>
@@ -30,13 +31,10 @@ public:
   graph_set() noexcept = default;
   graph_set(graph_set&& other) noexcept : graphs_{std::exchange(other.graphs_, {})} {}
   graph_set& operator=(graph_set&& other) noexcept {
-    if (this != &other) {
-      clear();
-      graphs_ = std::exchange(other.graphs_, {});
-    }
+    if (this != &other) graphs_ = std::exchange(other.graphs_, {});
     return *this;
   }
-  ~graph_set() { clear(); }
+  ~graph_set() = default;
 
   /// Captures a graph for each size: `body(size)` enqueues the step on `stream` and answers a
   /// status. Largest first, as engines do, so that what the step allocates while captured is reused
@@ -49,14 +47,16 @@ public:
   [[nodiscard]] status capture(const bucket_list& sizes, cudaStream_t stream, Body&& body) {
     clear();
     if (sizes.empty()) return {.code = errc::bad_buckets, .about = subject::ladder, .limit = 1};
-    graphs_.reserve(static_cast<std::size_t>(sizes.size()));
+    std::vector<captured> made;
+    made.reserve(static_cast<std::size_t>(sizes.size()));
     for (std::int32_t i = sizes.size() - 1; i >= 0; --i) {
-      if (status bad = capture_one(sizes[i], stream, body); !bad) {
-        clear();
-        return bad;
-      }
+      result<captured_graph> one = captured_graph::capture(
+          stream, [&] { return body(sizes[i]); }, "graph_set::capture");
+      if (!one) return one.status();
+      made.push_back({.size = sizes[i], .graph = *std::move(one)});
     }
-    std::ranges::sort(graphs_, {}, &captured::size);
+    std::ranges::reverse(made);
+    graphs_ = std::move(made);
     return {};
   }
 
@@ -69,8 +69,7 @@ public:
               .value = size,
               .limit = graphs_.empty() ? 0 : graphs_.back().size,
               .where = "graph_set::launch"};
-    if (status bad = cuda_status(cudaGraphLaunch(graph->run, stream), "graph_set::launch"); !bad)
-      return bad;
+    if (status bad = graph->graph.launch(stream, "graph_set::launch"); !bad) return bad;
     ++graph->replays;
     return {};
   }
@@ -85,20 +84,22 @@ public:
   /// Nodes of a size's graph; 0 for one that was never captured.
   [[nodiscard]] std::size_t nodes(std::int32_t size) const noexcept {
     const captured* const graph = find(size);
-    return graph == nullptr ? 0 : graph->nodes;
+    return graph == nullptr ? 0 : static_cast<std::size_t>(graph->graph.cost().nodes);
+  }
+  /// What all graphs have cost.
+  [[nodiscard]] graph_cost cost() const noexcept {
+    graph_cost out;
+    for (const captured& each : graphs_) out += each.graph.cost();
+    return out;
   }
 
   /// Destroys all graphs: before the communicators whose calls they hold.
-  void clear() noexcept {
-    for (const captured& each : graphs_) (void)cudaGraphExecDestroy(each.run);
-    graphs_.clear();
-  }
+  void clear() noexcept { graphs_.clear(); }
 
 private:
   struct captured {
     std::int32_t size = 0;
-    cudaGraphExec_t run = nullptr;
-    std::size_t nodes = 0;
+    captured_graph graph;
     std::uint64_t replays = 0;
   };
 
@@ -107,56 +108,7 @@ private:
     return at == graphs_.end() || at->size != size ? nullptr : &*at;
   }
 
-  /// Ends a capture on every way out, or the stream stays unusable.
-  class capture_scope {
-  public:
-    explicit capture_scope(cudaStream_t stream) noexcept : stream_{stream} {}
-    capture_scope(const capture_scope&) = delete;
-    capture_scope& operator=(const capture_scope&) = delete;
-    ~capture_scope() {
-      if (open_) (void)cudaStreamEndCapture(stream_, &graph_);
-      if (graph_ != nullptr) (void)cudaGraphDestroy(graph_);
-    }
-    [[nodiscard]] cudaError_t begin() noexcept {
-      const cudaError_t begun = cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal);
-      open_ = begun == cudaSuccess;
-      return begun;
-    }
-    [[nodiscard]] cudaError_t end() noexcept {
-      open_ = false;
-      return cudaStreamEndCapture(stream_, &graph_);
-    }
-    [[nodiscard]] cudaGraph_t graph() const noexcept { return graph_; }
-
-  private:
-    cudaStream_t stream_;
-    cudaGraph_t graph_ = nullptr;
-    bool open_ = false;
-  };
-
-  template <class Body>
-  [[nodiscard]] status capture_one(std::int32_t size, cudaStream_t stream, Body& body) {
-    constexpr const char* where = "graph_set::capture";
-    capture_scope scope{stream};
-    if (status bad = cuda_status(scope.begin(), where); !bad) return bad;
-    const status enqueued = body(size);
-    status done = cuda_status(scope.end(), where);
-    if (!enqueued.ok()) return enqueued; // says more than the capture that it spoilt
-    captured made{.size = size};
-    if (done.ok())
-      done = cuda_status(cudaGraphGetNodes(scope.graph(), nullptr, &made.nodes), where);
-    if (done.ok()) done = cuda_status(cudaGraphInstantiate(&made.run, scope.graph(), 0), where);
-    // Now and not at the first replay, which is on the step path.
-    if (done.ok()) done = cuda_status(cudaGraphUpload(made.run, stream), where);
-    if (done.ok()) {
-      graphs_.push_back(made);
-    } else if (made.run != nullptr) {
-      (void)cudaGraphExecDestroy(made.run);
-    }
-    return done;
-  }
-
-  std::vector<captured> graphs_; // ascending, once all are captured
+  std::vector<captured> graphs_; // ascending
 };
 
 } // namespace dpgather::inline v0

@@ -137,6 +137,10 @@ private:
       append("%s", name_of(code));
       if (about != subject::none) append(" %s", thing);
       if (about == subject::tensor && peer >= 0) append(" %d", other); // index in a list
+      if (value_name != nullptr && limit_name != nullptr) { // two values that belong together
+        append(": %s %lld, %s %lld", value_name, mine, limit_name, theirs);
+        break;
+      }
       if (value_name != nullptr) append(" %s", value_name);
       append(": %lld, limit %lld", mine, theirs);
     }

@@ -91,6 +91,20 @@ struct step_plan {
     return static_cast<std::size_t>(global_rows) * row_bytes;
   }
 
+  /// This plan's shape with the counts of `other`, a plan of the same rows and ranks: what a call
+  /// takes that has the shape of a graph but is not captured.
+  [[nodiscard]] constexpr step_plan with_counts_of(const step_plan& other) const noexcept {
+    step_plan out = *this;
+    out.counts_known = other.counts_known;
+    out.step = other.step;
+    out.real = other.real;
+    out.padded = other.padded;
+    out.packed_offset = other.packed_offset;
+    out.total_rows = other.total_rows;
+    out.counts_digest = other.counts_digest;
+    return out;
+  }
+
   friend constexpr bool operator==(const step_plan&, const step_plan&) = default;
 };
 

@@ -33,6 +33,7 @@ struct peer_step {
   std::int32_t* wanted = nullptr; ///< [dp ranks]: the counts of the step
   unsigned long long* wrong = nullptr;
   std::int32_t dp_rank = 0, dp_size = 1, tp_size = 1, world_rank = 0;
+  std::int32_t layer = 0;    ///< rows of each layer are others
   std::int32_t capacity = 1; ///< rows of a rank
   std::int32_t hidden = 1;
   bool slots = false;
@@ -73,7 +74,7 @@ struct peer_step {
   }
   [[nodiscard]] DPGATHER_HOST_DEVICE float value(std::int32_t who, std::int64_t row,
                                                  std::int64_t column) const {
-    return static_cast<float>(mixed(*step, static_cast<std::uint64_t>(who),
+    return static_cast<float>(mixed(*step, static_cast<std::uint64_t>(who + 4096 * layer),
                                     static_cast<std::uint64_t>(row),
                                     static_cast<std::uint64_t>(column)) %
                               4096);

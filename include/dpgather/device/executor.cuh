@@ -60,6 +60,12 @@ struct executor<cudaStream_t> {
   [[nodiscard]] static status check_memory(const void* pointer) noexcept {
     return check_device_memory(pointer);
   }
+  DPGATHER_HOST_DEVICE static void set_conditional([[maybe_unused]] unsigned long long handle,
+                                                   [[maybe_unused]] unsigned value) noexcept {
+#if defined(__CUDA_ARCH__)
+    cudaGraphSetConditional(handle, value);
+#endif
+  }
 };
 
 } // namespace dpgather::inline v0

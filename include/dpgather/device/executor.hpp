@@ -47,6 +47,8 @@ concept device_job = std::is_trivially_copyable_v<Job> &&
 ///   safe. Errors: `native_error` when the launch fails.
 /// - `is_capturing(stream)`: whether what is launched now goes into a graph.
 /// - `check_memory(pointer)`: `wrong_memory` unless kernels on the current device may use it.
+/// - `set_conditional(handle, value)`: from a job, on CUDA streams only: what a conditional node of
+///   the graph that the job is in goes by.
 /// - `has_own_memory`: whether jobs read counts elsewhere than in the host's memory.
 template <class Stream>
 struct executor;

@@ -41,6 +41,9 @@ struct executor<cudaStream_t> {
   [[nodiscard]] static status check_memory(const void* pointer) noexcept {
     return check_device_memory(pointer);
   }
+  static void set_conditional(unsigned long long handle, unsigned value) noexcept {
+    fake_cuda::set_conditional(handle, value);
+  }
 };
 
 } // namespace dpgather::inline v0

@@ -26,6 +26,8 @@
 namespace fake_cuda {
 
 inline constexpr int any_device = -1;
+/// What `cudaMemGetInfo` says that an executable graph takes; it knows of nothing else.
+inline constexpr std::size_t bytes_of_exec = std::size_t{1} << 21;
 
 /// Starts over with `devices` devices: pending work is dropped and released, all objects and memory
 /// are gone, the log is empty, all settings are back. User objects' destructors don't run. No other
@@ -36,6 +38,10 @@ void reset(int devices);
 /// current device must be the stream's. In the log it is a call of "enqueue" with the name in
 /// `detail`; `fail_nth` takes either.
 cudaError_t enqueue(cudaStream_t stream, std::string name, std::function<void()> body);
+
+/// From the body of a kernel in a graph: what a conditional node goes by, as
+/// `cudaGraphSetConditional`. Only SWITCH nodes are supported.
+void set_conditional(cudaGraphConditionalHandle handle, unsigned value);
 
 // --- what happened ---
 

@@ -44,6 +44,41 @@ bool has_unjoined(const capture& c) {
   });
 }
 
+/// Into a new graph, or into `into`, which has a handle.
+cudaError_t begin_capture(world& w, cudaStream_t stream, cudaStreamCaptureMode mode,
+                          const std::shared_ptr<graph>& into, cudaGraph_t handle) {
+  const auto s = stream_of(w, stream);
+  if (s == nullptr) return cudaErrorInvalidResourceHandle;
+  if (s->capturing != nullptr) return cudaErrorIllegalState;
+  const auto c = std::make_shared<capture>();
+  c->id = ++w.last_id;
+  c->mode = mode;
+  c->thread = std::this_thread::get_id();
+  c->origin = s.get();
+  c->recorded = into;
+  c->handle = handle != nullptr ? handle : w.graphs.add(into, w.next_handle());
+  c->lanes[s] = {};
+  s->capturing = c;
+  w.captures.push_back(c);
+  return cudaSuccess;
+}
+
+/// What a SWITCH node does: the nodes of the body that the value names, none for one too large.
+stream_work switch_work(cudaGraphConditionalHandle handle,
+                        std::vector<std::shared_ptr<graph>> bodies) {
+  return plain_work(cudaGraphNodeTypeConditional, "switch", [handle, bodies = std::move(bodies)] {
+    std::vector<work> all;
+    {
+      world& w = the_world();
+      const lock_type lock{w.mutex};
+      const std::size_t index = w.conditionals.at(handle);
+      if (index >= bodies.size()) return;
+      for (const auto& node : bodies[index]->nodes) all.push_back(node->what.issue(w));
+    }
+    for (const work& each : all) each();
+  });
+}
+
 } // namespace
 
 held_objects::held_objects(const held_objects& other) : counts{other.counts} {
@@ -79,6 +114,15 @@ std::shared_ptr<graph> end_capture(world& w, const std::shared_ptr<capture>& end
   return std::move(ended->recorded);
 }
 
+void drop_bodies(world& w, const graph& of, std::vector<std::shared_ptr<graph>>& dying) {
+  for (cudaGraph_t body : of.bodies) {
+    if (auto taken = w.graphs.take(body)) {
+      drop_bodies(w, *taken, dying);
+      dying.push_back(std::move(taken));
+    }
+  }
+}
+
 bool forbidden_by_capture(const world& w) {
   const cudaStreamCaptureMode mode = this_thread(w).capture_mode;
   if (mode == cudaStreamCaptureModeRelaxed) return false;
@@ -105,6 +149,12 @@ int graphs_of(const world& w, const comm& owner) {
 
 } // namespace fake_cuda::detail
 
+void fake_cuda::set_conditional(cudaGraphConditionalHandle handle, unsigned value) {
+  detail::world& w = detail::the_world();
+  const detail::lock_type lock{w.mutex};
+  w.conditionals.at(handle) = value;
+}
+
 using namespace fake_cuda::detail;
 
 extern "C" {
@@ -118,25 +168,26 @@ cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode* mode) {
 
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode) {
   return cuda_call({.call = "cudaStreamBeginCapture", .stream = stream}, [&](world& w, lock_type&) {
-    const auto s = stream_of(w, stream);
-    if (s == nullptr) return cudaErrorInvalidResourceHandle;
-    if (s->capturing != nullptr) return cudaErrorIllegalState;
-    const auto c = std::make_shared<capture>();
-    c->id = ++w.last_id;
-    c->mode = mode;
-    c->thread = std::this_thread::get_id();
-    c->origin = s.get();
-    c->recorded = std::make_shared<graph>();
-    c->handle = w.graphs.add(c->recorded, w.next_handle());
-    c->lanes[s] = {};
-    s->capturing = c;
-    w.captures.push_back(c);
-    return cudaSuccess;
+    const auto recorded = std::make_shared<graph>();
+    return begin_capture(w, stream, mode, recorded, nullptr);
   });
+}
+
+cudaError_t cudaStreamBeginCaptureToGraph(cudaStream_t stream, cudaGraph_t graph,
+                                          const cudaGraphNode_t*, const cudaGraphEdgeData*,
+                                          std::size_t count, cudaStreamCaptureMode mode) {
+  return cuda_call(
+      {.call = "cudaStreamBeginCaptureToGraph", .stream = stream}, [&](world& w, lock_type&) {
+        const auto into = w.graphs.find(graph);
+        if (into == nullptr || !into->nodes.empty() || count != 0 || is_being_captured(w, graph))
+          return cudaErrorInvalidValue;
+        return begin_capture(w, stream, mode, into, graph);
+      });
 }
 
 cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* out) {
   std::shared_ptr<graph> recorded; // destroyed with the mutex free
+  std::vector<std::shared_ptr<graph>> bodies;
   return cuda_call({.call = "cudaStreamEndCapture", .stream = stream}, [&](world& w, lock_type&) {
     if (out == nullptr) return cudaErrorInvalidValue;
     *out = nullptr;
@@ -149,8 +200,10 @@ cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* out) {
       return cudaErrorStreamCaptureWrongThread;
     const bool unjoined = has_unjoined(*c);
     recorded = end_capture(w, c);
-    if (c->invalid) return cudaErrorStreamCaptureInvalidated;
-    if (unjoined) return cudaErrorStreamCaptureUnjoined;
+    if (c->invalid || unjoined) {
+      drop_bodies(w, *recorded, bodies);
+      return c->invalid ? cudaErrorStreamCaptureInvalidated : cudaErrorStreamCaptureUnjoined;
+    }
     *out = w.graphs.add(recorded, reinterpret_cast<std::uintptr_t>(c->handle));
     return cudaSuccess;
   });
@@ -193,6 +246,55 @@ cudaError_t cudaStreamGetCaptureInfo(cudaStream_t stream, cudaStreamCaptureStatu
                    });
 }
 
+cudaError_t cudaStreamUpdateCaptureDependencies(cudaStream_t stream, cudaGraphNode_t* dependencies,
+                                                const cudaGraphEdgeData*, std::size_t count,
+                                                unsigned flags) {
+  return cuda_call({.call = "cudaStreamUpdateCaptureDependencies", .stream = stream},
+                   [&](world& w, lock_type&) {
+                     const auto s = stream_of(w, stream);
+                     if (s == nullptr || s->capturing == nullptr) return cudaErrorIllegalState;
+                     if (flags != cudaStreamSetCaptureDependencies) return cudaErrorNotSupported;
+                     s->capturing->lanes[s].frontier.assign(dependencies, dependencies + count);
+                     return cudaSuccess;
+                   });
+}
+
+cudaError_t cudaGraphConditionalHandleCreate(cudaGraphConditionalHandle* out, cudaGraph_t graph,
+                                             unsigned value, unsigned) {
+  return cuda_call({.call = "cudaGraphConditionalHandleCreate"}, [&](world& w, lock_type&) {
+    if (w.graphs.find(graph) == nullptr) return cudaErrorInvalidValue;
+    *out = w.next_handle();
+    w.conditionals[*out] = value;
+    return cudaSuccess;
+  });
+}
+
+/// SWITCH nodes only.
+cudaError_t cudaGraphAddNode(cudaGraphNode_t* out, cudaGraph_t graph, const cudaGraphNode_t*,
+                             const cudaGraphEdgeData*, std::size_t, cudaGraphNodeParams* params) {
+  return cuda_call({.call = "cudaGraphAddNode"}, [&](world& w, lock_type&) {
+    const auto g = w.graphs.find(graph);
+    cudaConditionalNodeParams& is = params->conditional;
+    if (g == nullptr || params->type != cudaGraphNodeTypeConditional ||
+        is.type != cudaGraphCondTypeSwitch || is.size == 0 || !w.conditionals.contains(is.handle))
+      return cudaErrorInvalidValue;
+    const std::size_t first = g->bodies.size();
+    std::vector<std::shared_ptr<::graph>> bodies;
+    for (unsigned i = 0; i < is.size; ++i) {
+      bodies.push_back(std::make_shared<::graph>());
+      bodies.back()->is_body = true;
+      g->bodies.push_back(w.graphs.add(bodies.back(), w.next_handle()));
+    }
+    const auto node = std::make_shared<graph_node>();
+    node->handle = *out = reinterpret_cast<cudaGraphNode_t>(w.next_handle());
+    node->bodies.assign(g->bodies.begin() + static_cast<std::ptrdiff_t>(first), g->bodies.end());
+    is.phGraph_out = node->bodies.data();
+    node->what = switch_work(is.handle, std::move(bodies));
+    g->nodes.push_back(node);
+    return cudaSuccess;
+  });
+}
+
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t* out, cudaGraph_t graph, unsigned long long) {
   return cuda_call({.call = "cudaGraphInstantiate"}, [&](world& w, lock_type&) {
     const auto g = w.graphs.find(graph);
@@ -227,10 +329,14 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t stream) {
 
 cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
   std::shared_ptr<::graph> taken; // destroyed with the mutex free
+  std::vector<std::shared_ptr<::graph>> bodies;
   return cuda_call({.call = "cudaGraphDestroy"}, [&](world& w, lock_type&) {
-    if (is_being_captured(w, graph)) return cudaErrorInvalidValue;
+    const auto found = w.graphs.find(graph);
+    if (found == nullptr || found->is_body || is_being_captured(w, graph))
+      return cudaErrorInvalidValue;
     taken = w.graphs.take(graph);
-    return taken == nullptr ? cudaErrorInvalidValue : cudaSuccess;
+    drop_bodies(w, *taken, bodies);
+    return cudaSuccess;
   });
 }
 

@@ -182,6 +182,14 @@ cudaError_t cudaMalloc(void** out, std::size_t size) {
   });
 }
 
+cudaError_t cudaMemGetInfo(std::size_t* free, std::size_t* total) {
+  return cuda_call({.call = "cudaMemGetInfo"}, [&](world& w, lock_type&) {
+    *total = std::size_t{1} << 36;
+    *free = *total - static_cast<std::size_t>(w.execs.size()) * fake_cuda::bytes_of_exec;
+    return cudaSuccess;
+  });
+}
+
 cudaError_t cudaHostAlloc(void** out, std::size_t size, unsigned) {
   return cuda_call({.call = "cudaHostAlloc", .count = size}, [&](world& w, lock_type&) {
     return allocate(w, memory_kind::pinned, out, size);

@@ -67,12 +67,15 @@ struct user_object {
 struct graph_node {
   cudaGraphNode_t handle = nullptr;
   stream_work what;
+  std::vector<cudaGraph_t> bodies; ///< of a conditional node
 };
 using node_list = std::vector<std::shared_ptr<graph_node>>;
 
 struct graph {
   node_list nodes; ///< in an order in which they may run
   held_objects objects;
+  bool is_body = false;            ///< of a conditional node, whose graph it goes with
+  std::vector<cudaGraph_t> bodies; ///< of this graph's conditional nodes
 };
 
 struct exec {

@@ -73,6 +73,7 @@ struct tables {
   handle_table<cudaGraphExec_t, exec> execs;
   handle_table<cudaUserObject_t, user_object> user_objects;
   handle_table<ncclComm_t, comm> comms;
+  std::map<cudaGraphConditionalHandle, unsigned> conditionals; ///< values by handle
   std::vector<std::shared_ptr<capture>> captures;
   std::map<std::uint64_t, std::shared_ptr<clique>> forming; ///< by unique id
   std::map<std::uintptr_t, std::shared_ptr<memory_block>> blocks;
