@@ -22,12 +22,12 @@
 #define DPGATHER_HOST_DEVICE
 #endif
 
-/// Before a function for CPU and GPU that calls what its arguments bring: it is compiled for the
-/// GPU only where those are for the GPU.
+/// Before a DPGATHER_HOST_DEVICE template that runs wherever the functions run which it is given:
+/// nvcc would warn of those that are for the host only.
 #if defined(__CUDACC__)
-#define DPGATHER_EXEC_CHECK_DISABLE _Pragma("nv_exec_check_disable")
+#define DPGATHER_RUNS_EITHER_WAY _Pragma("nv_exec_check_disable")
 #else
-#define DPGATHER_EXEC_CHECK_DISABLE
+#define DPGATHER_RUNS_EITHER_WAY
 #endif
 
 /// Before a loop that runs a few times and only then: unrolled, it would cost a kernel instructions

@@ -4,15 +4,14 @@
 /// `DpGather<Policy>`: plan, gather, combine and scatter of one channel.
 
 #include <dpgather/agreement.hpp>
+#include <dpgather/arena_checks.hpp>
 #include <dpgather/bootstrap.hpp>
 #include <dpgather/call_checks.hpp>
 #include <dpgather/channel.hpp>
-#include <dpgather/combine_rows.hpp>
 #include <dpgather/comm/communicator.hpp>
 #include <dpgather/config.hpp>
 #include <dpgather/count_set.hpp>
 #include <dpgather/device/executor.hpp>
-#include <dpgather/device/rows.hpp>
 #include <dpgather/gather_config.hpp>
 #include <dpgather/gather_rows.hpp>
 #include <dpgather/hash.hpp>
@@ -22,6 +21,7 @@
 #include <dpgather/planner.hpp>
 #include <dpgather/policy.hpp>
 #include <dpgather/protocol/in_use.hpp>
+#include <dpgather/row_calls.hpp>
 #include <dpgather/status.hpp>
 #include <dpgather/tensor.hpp>
 #include <dpgather/validate.hpp>
@@ -121,7 +121,8 @@ public:
     }
     if constexpr (row_mover<Communicator>) {
       if (broken_.ok()) broken_ = lane_.comm.standing();
-      if (broken_.ok()) broken_ = has_room();
+      if (broken_.ok())
+        broken_ = detail::check_arena(lane_.comm.layout(), config, rules_.max_global_rows());
       if (broken_.ok()) broken_ = lane_.comm.prepare(config.element);
     }
   }
@@ -315,7 +316,7 @@ public:
           return in_memory(from, global, "gather");
         },
         [&]<situation Situation>(bool frozen) noexcept {
-          return gather_in<Situation>(from, global, plan, stream, frozen, along);
+          return moving<Situation>(plan, stream, frozen).gather(from, global, along);
         });
     if (!done) return done;
     return global.first(plan.global_rows);
@@ -372,7 +373,7 @@ public:
           return in_memory(local, from, "combine");
         },
         [&]<situation Situation>(bool frozen) noexcept {
-          return combine_in<Situation>(from, local, plan, stream, frozen);
+          return moving<Situation>(plan, stream, frozen).combine(from, local);
         });
   }
 
@@ -405,8 +406,9 @@ public:
     if (!*capturing && plan.counts_known) {
       if (status bad = lane_.refresh(stream); !bad) return by_this_rank(bad);
     }
-    return by_this_rank(plan.in_graph() ? scatter_in<situation::in_graph>(from, local, plan, stream)
-                                        : scatter_in<situation::eager>(from, local, plan, stream));
+    return by_this_rank(
+        plan.in_graph() ? moving<situation::in_graph>(plan, stream, true).scatter(from, local)
+                        : moving<situation::eager>(plan, stream, *capturing).scatter(from, local));
   }
 
 private:
@@ -594,56 +596,18 @@ private:
     }
   }
 
-  /// Views, inputs and rows of the channel are what this configuration needs.
-  [[nodiscard]] status has_room() noexcept requires row_mover<Communicator> {
-    const peer_layout& has = lane_.comm.layout();
-    const auto refuse = [&](subject about, std::int64_t value, std::int64_t limit) {
-      return status{.code = errc::capacity_exceeded,
-                    .about = about,
-                    .rank = lane_.comm.rank(),
-                    .value = value,
-                    .limit = limit,
-                    .where = "DpGather"};
-    };
-    if (rules_.max_global_rows() > has.view_rows)
-      return refuse(subject::global, rules_.max_global_rows(), has.view_rows);
-    if (config().max_rows_per_rank > has.rank_rows)
-      return refuse(subject::max_rows, config().max_rows_per_rank, has.rank_rows);
-    if (config().row_bytes != has.row_bytes[0])
-      return refuse(subject::row_bytes, static_cast<std::int64_t>(config().row_bytes),
-                    has.row_bytes[0]);
-    return {};
-  }
-  /// Rows, and what is brought along, are what the arena was sized for.
+  /// Rows, and what is brought along, are what the arena was sized for, if there is one.
   template <row_state State>
   [[nodiscard]] status fits_arena(const detail::call_checks& checks, std::size_t row_bytes,
                                   const gather_along& along, std::int64_t real,
                                   const step_plan& plan) noexcept {
     if constexpr (row_mover<Communicator>) {
-      if (row_bytes != lane_.comm.layout().row_bytes[0])
-        return checks.refuse(errc::shape_mismatch, subject::row_bytes,
-                             static_cast<std::int64_t>(row_bytes),
-                             lane_.comm.layout().row_bytes[0]);
-    }
-    if (along.tensors.empty() && along.masks == nullptr) return {};
-    if constexpr (row_mover<Communicator>) {
       const peer_layout& has = lane_.comm.layout();
-      const auto count = static_cast<std::int64_t>(along.tensors.size());
-      if (count + 1 > has.tensors || (std::same_as<State, partial> && plan.tp_size > 1))
-        return checks.refuse(errc::capacity_exceeded, subject::tensor, count,
-                             std::same_as<State, partial> ? 0 : has.tensors - 1);
-      for (std::size_t t = 0; t < along.tensors.size(); ++t) {
-        const const_token_rows<replicated>& each = along.tensors[t];
-        if (each.row_bytes() != has.row_bytes[t + 1])
-          return checks.refuse(errc::shape_mismatch, subject::tensor,
-                               static_cast<std::int64_t>(each.row_bytes()), has.row_bytes[t + 1]);
-        if (each.rows() < real)
-          return checks.refuse(errc::count_changed, subject::tensor, each.rows(), real);
-        if (const view_fault fault = check_view(each, subject::tensor))
-          return checks.refuse(fault.code, fault.about, fault.value, fault.limit);
-      }
-      return {};
+      if (status bad = detail::check_row_bytes(has, checks, row_bytes); !bad) return bad;
+      return detail::check_along(has, checks, along, real,
+                                 std::same_as<State, partial> && plan.tp_size > 1);
     } else {
+      if (along.tensors.empty() && along.masks == nullptr) return {};
       return checks.refuse(errc::unsupported_type, subject::tensor,
                            static_cast<std::int64_t>(along.tensors.size()), 0);
     }
@@ -659,92 +623,10 @@ private:
     lane_.counts.sum_up(plan.dp_size);
   }
 
-  template <situation Situation, row_state State>
-  [[nodiscard]] status gather_in(const const_token_rows<State>& local,
-                                 const token_rows<replicated>& global, const step_plan& plan,
-                                 stream_type stream, bool frozen,
-                                 [[maybe_unused]] const gather_along& along) noexcept {
-    if constexpr (row_mover<Communicator>) {
-      (void)frozen;
-      return detail::moved_call<resolved<Policy, Situation>, Communicator>{lane_, plan, stream}
-          .gather(local, global, along);
-    } else {
-      return gather_by_collectives<Situation>(local, global, plan, stream, frozen);
-    }
-  }
-  template <situation Situation, row_state State>
-  [[nodiscard]] status
-  gather_by_collectives(const const_token_rows<State>& local, const token_rows<replicated>& global,
-                        const step_plan& plan, stream_type stream, bool frozen) noexcept {
-    detail::gather_call<resolved<Policy, Situation>, Communicator, State> of{lane_, local,  global,
-                                                                             plan,  stream, frozen};
-    // Only modes that the policy can come to are instantiated.
-    if constexpr (detail::may_choose<Policy, Situation>(mode_kind::all_gather))
-      if (plan.mode == mode_kind::all_gather) return of.all_gather();
-    if constexpr (detail::may_choose<Policy, Situation>(mode_kind::all_reduce))
-      if (plan.mode == mode_kind::all_reduce) return of.all_reduce();
-    if constexpr (detail::may_choose<Policy, Situation>(mode_kind::exact))
-      if (plan.mode == mode_kind::exact) return of.exact();
-    return foreign_plan(plan, "gather");
-  }
-
   template <situation Situation>
-  [[nodiscard]] status combine_in(const const_token_rows<partial>& global,
-                                  const token_rows<replicated>& local, const step_plan& plan,
-                                  stream_type stream, bool frozen) noexcept {
-    if constexpr (row_mover<Communicator>) {
-      (void)frozen;
-      return detail::moved_call<resolved<Policy, Situation>, Communicator>{lane_, plan, stream}
-          .combine(global, local);
-    } else {
-      return combine_by_collectives<Situation>(global, local, plan, stream, frozen);
-    }
-  }
-  template <situation Situation>
-  [[nodiscard]] status combine_by_collectives(const const_token_rows<partial>& global,
-                                              const token_rows<replicated>& local,
-                                              const step_plan& plan, stream_type stream,
-                                              bool frozen) noexcept {
-    detail::combine_call<resolved<Policy, Situation>, Communicator> of{lane_, global, local,
-                                                                       plan,  stream, frozen};
-    if constexpr (detail::may_choose<Policy, Situation>(mode_kind::all_gather))
-      if (plan.mode == mode_kind::all_gather) return of.all_gather();
-    if constexpr (detail::may_choose<Policy, Situation>(mode_kind::all_reduce)) {
-      if constexpr (detail::may_sum_everything<Policy, Situation>()) {
-        if (plan.mode == mode_kind::all_reduce) return of.all_reduce_then_scatter();
-      } else {
-        if (plan.mode == mode_kind::all_reduce) return of.exact();
-      }
-    }
-    if constexpr (detail::may_choose<Policy, Situation>(mode_kind::exact))
-      if (plan.mode == mode_kind::exact) return of.exact();
-    return foreign_plan(plan, "combine");
-  }
-
-  /// All ranks hold the same plan, but it is of another policy.
-  [[nodiscard]] status foreign_plan(const step_plan& plan, const char* where) const noexcept {
-    return {.code = errc::bad_config,
-            .about = subject::mode,
-            .rank = config().topology.world_rank(),
-            .value = static_cast<std::int64_t>(plan.mode),
-            .value_name = name_of(plan.mode),
-            .where = where};
-  }
-
-  template <situation Situation>
-  [[nodiscard]] status scatter_in(const const_token_rows<replicated>& global,
-                                  const token_rows<replicated>& local, const step_plan& plan,
-                                  stream_type stream) noexcept {
-    using options = resolved<Policy, Situation>;
-    return channel<Communicator>::run_on::run(
-        take_rows{.sums = detail::row_places<const std::byte>::of(global),
-                  .local = detail::row_places<std::byte>::of(local),
-                  .places = lane_.live_places(plan),
-                  .fill = options::tail::fill(local.element()),
-                  .dp_rank = config().topology.dp_rank,
-                  .from_global = true,
-                  .local_rows = local.rows()},
-        options::launch::blocks, stream);
+  [[nodiscard]] detail::row_calls<Policy, Situation, Communicator>
+  moving(const step_plan& plan, stream_type stream, bool frozen) noexcept {
+    return {lane_, plan, stream, frozen};
   }
 
   channel<Communicator> lane_;

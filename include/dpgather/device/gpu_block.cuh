@@ -319,8 +319,7 @@ private:
     DPGATHER_ROLLED
     for (std::int32_t r = 0; r < receivers; ++r)
       detail::move_rows_apart(start, from.stride, to[r], from.row_bytes, which.count,
-                              worker_id{std::uint64_t{by.index} * lanes + threadIdx.x % lanes,
-                                        std::uint64_t{by.count} * lanes});
+                              peer_rows::worker_of<gpu_block>(threadIdx.x, by));
   }
   template <bool Brought, int AtOnce>
   __device__ static void move_words(const std::byte* from, std::uint64_t words,

@@ -132,7 +132,7 @@ public:
     for (std::int32_t r = 0; r < receivers; ++r)
       detail::move_rows(from, which.first,
                         detail::row_places<std::byte>{to[r], from.row_bytes, from.row_bytes}, 0,
-                        which.count, worker_id{by.index, by.count});
+                        which.count, peer_rows::worker_of<host_block>(thread(), by));
   }
   /// As on the GPU: false when addresses are not aligned to 16 bytes.
   template <class Sum>

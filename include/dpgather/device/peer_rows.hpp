@@ -316,7 +316,13 @@ struct basic_peer_rows : peer_sizes<Ranks> {
   template <class Block>
   [[nodiscard]] DPGATHER_HOST_DEVICE static worker_id worker(const Block& block,
                                                              warp_group by) noexcept {
-    return {std::uint64_t{by.index} * Block::lanes + block.thread() % Block::lanes,
+    return worker_of<Block>(block.thread(), by);
+  }
+  /// The same for thread `thread` of its block.
+  template <class Block>
+  [[nodiscard]] DPGATHER_HOST_DEVICE static constexpr worker_id worker_of(std::uint32_t thread,
+                                                                          warp_group by) noexcept {
+    return {std::uint64_t{by.index} * Block::lanes + thread % Block::lanes,
             std::uint64_t{by.count} * Block::lanes};
   }
 

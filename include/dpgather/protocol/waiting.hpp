@@ -33,7 +33,7 @@ concept wait_of_ranks = requires(W& wait, std::uint64_t ns) {
 /// `started`: what the last look up of this wait answered, 0 before the first. Answers when that
 /// was; 0: the wait has failed. A failure that is known goes before one that would be found now, so
 /// that all ranks tell of the same.
-DPGATHER_EXEC_CHECK_DISABLE
+DPGATHER_RUNS_EITHER_WAY
 template <wait_of_ranks Wait>
 [[nodiscard]] DPGATHER_HOST_DEVICE std::uint64_t look_up(Wait& wait,
                                                          std::uint64_t started) noexcept {
@@ -52,7 +52,7 @@ template <wait_of_ranks Wait>
 
 /// Looks until `arrived()`: true. Every so many looks it asks whether it `gives_up(looks)`: then
 /// false.
-DPGATHER_EXEC_CHECK_DISABLE
+DPGATHER_RUNS_EITHER_WAY
 template <std::uint32_t LooksBetween, class Arrived, class Pause, class GivesUp>
 [[nodiscard]] DPGATHER_HOST_DEVICE bool look_until(Arrived arrived, Pause pause,
                                                    GivesUp gives_up) noexcept {
@@ -67,7 +67,7 @@ template <std::uint32_t LooksBetween, class Arrived, class Pause, class GivesUp>
 /// Whose fault it is that a wait took too long: the first of the ranks that are `missing(rank)` and
 /// do not `wait(rank)` themselves, for others; the first one missing if all of them do; -1: none
 /// is missing.
-DPGATHER_EXEC_CHECK_DISABLE
+DPGATHER_RUNS_EITHER_WAY
 template <class Missing, class Waits>
 [[nodiscard]] DPGATHER_HOST_DEVICE std::int32_t to_blame(std::int32_t ranks, Missing missing,
                                                          Waits waits) noexcept {
