@@ -120,8 +120,9 @@ TEST_CASE("look_until: looks first, pauses between looks, asks after as many as 
           return looks++ == come;
         },
         [&] { seen += 'p'; },
-        [&] {
+        [&](std::uint32_t asked) {
           seen += 'a';
+          CHECK(asked == looks);
           return looks == 8;
         });
     for (std::uint32_t i = 1; i <= come && i <= 8; ++i) expected += i % 4 == 0 ? "lpa" : "lp";
