@@ -1,13 +1,16 @@
 /// @file
 /// Tutorial 8: an engine. A small decoder serves a request trace on data-parallel ranks, under each
-/// of four policies, and must decode the same tokens as a single rank does.
+/// of four policies, and must decode the same tokens as a single rank does. Ranks are threads of
+/// the CPU, or have a GPU each, or share one; there decode steps are replayed graphs, and attention
+/// and FFN run at sizes of their own in each of four ways.
 ///
 /// Attention is data-parallel with a KV cache per rank (or split over attention-TP ranks), the FFN
 /// is sharded over all ranks, every other one a mixture of experts; batches are continuous, prefill
 /// is chunked, decoding is greedy. All sums are exact (decode_engine/grid.hpp), so policies may
 /// differ in what they move, pad and compute, but not in a single bit of a result.
 ///
-/// Read decode_engine/decode_rank.hpp first: it is a step, and has all that the library does in it.
+/// Read decode_engine/decode_rank.hpp first: it is a step, and has all that the library does in it;
+/// then decode_engine/gpu/gpu_rank.cuh, which is the same on a GPU.
 /// `--poison` fills tails with NaN and finds any kernel that lets one reach a real row;
 /// `--plant-leak` makes one do it. See `08_decode_engine --help`.
 
@@ -16,6 +19,9 @@
 #include "decode_engine/policy_run.hpp"
 #include "decode_engine/report.hpp"
 #include "decode_engine/scalar_reference.hpp"
+#if defined(DPGATHER_EXAMPLE_CUBLAS) // nvcc, NCCL and cuBLAS were found
+#include "decode_engine/gpu/gpu_engine.cuh"
+#endif
 
 #include <algorithm>
 #include <cstddef>
@@ -59,31 +65,39 @@ bool same_in_whole_numbers(const engine::served& what, const policy_result& resu
   return true;
 }
 
-int run(const engine::options& asked) {
-  std::vector<std::string> known;
-  engine::for_each_policy([&](auto, const char* name) { known.emplace_back(name); });
-  for (const std::string& name : asked.policies) {
-    if (std::ranges::count(known, name) == 0) throw serve::usage_error{"unknown policy " + name};
-  }
-  engine::served what;
-  what.trace = asked.requests_to_serve();
-  what.shape = {.dp_size = asked.ranks, .tp_size = asked.attention_ranks};
-  what.speed = asked.speed;
-  what.largest_graph = asked.largest_graph;
-  what.poison = asked.poison;
-  what.plant_leak = asked.plant_leak;
+/// GPUs to run on: 0 for the CPU. Errors: `usage_error`, `too_few_gpus`.
+std::int32_t gpus_for(engine::backend asked) {
+  if (asked == engine::backend::host) return 0;
+#if defined(DPGATHER_EXAMPLE_CUBLAS)
+  const std::int32_t gpus = engine::gpu::usable_gpus();
+  if (gpus == 0 && asked == engine::backend::cuda)
+    throw serve::too_few_gpus{"skipped: --backend cuda, but no GPU"};
+  return gpus;
+#else
+  if (asked == engine::backend::cuda)
+    throw serve::usage_error{"--backend cuda: this program was built without nvcc, NCCL or cuBLAS"};
+  return 0;
+#endif
+}
 
-  std::printf("%zu requests of %s on %d data-parallel ranks of %d attention-TP ranks each%s\n\n",
-              what.trace.size(), asked.trace.empty() ? "a generated trace" : asked.trace.c_str(),
-              asked.ranks, asked.attention_ranks, asked.poison ? ", tails poisoned" : "");
-  engine::print_head();
-  const policy_result reference =
-      engine::run_policy<engine::single_rank>("single_rank", on_one_rank(what));
-  engine::print_line(reference, "reference");
+engine::served served_of(const engine::options& asked, std::int32_t gpus) {
+  engine::served out;
+  const std::int32_t ranks = asked.ranks > 0 ? asked.ranks : gpus == 0 ? 4 : std::max(gpus, 2);
+  if (ranks * asked.attention_ranks > 16)
+    throw serve::usage_error{"at most 16 ranks, attention-TP ranks counted"};
+  out.trace = asked.requests_to_serve();
+  out.shape = {.dp_size = ranks, .tp_size = asked.attention_ranks};
+  out.speed = asked.speed;
+  out.largest_graph = asked.largest_graph;
+  out.poison = asked.poison;
+  out.plant_leak = asked.plant_leak;
+  return out;
+}
 
-  bool right = reference.error.empty();
-  if (!right) std::printf("  %s\n", reference.error.c_str());
-  std::vector<policy_result> results;
+/// Every policy on threads of the CPU. Answers whether all was right.
+bool run_on_host(const engine::options& asked, const engine::served& what,
+                 const policy_result& reference, std::vector<policy_result>& results) {
+  bool right = true;
   engine::for_each_policy([&]<class Policy>(Policy, const char* name) {
     if (!asked.policies.empty() && std::ranges::count(asked.policies, name) == 0) return;
     results.push_back(engine::run_policy<Policy>(name, what));
@@ -95,6 +109,54 @@ int run(const engine::options& asked) {
     if (!routed_right) std::printf("  experts ran on other rows than the real ones\n");
     right = right && differs.empty() && result.leaks == 0 && result.error.empty() && routed_right;
   });
+  return right;
+}
+
+#if defined(DPGATHER_EXAMPLE_CUBLAS)
+/// The same on GPUs, and what steps take there.
+bool run_on_gpus(const engine::options& asked, const engine::served& what, std::int32_t gpus,
+                 const policy_result& reference, std::vector<policy_result>& results) {
+  const engine::served on_one = on_one_rank(what);
+  const engine::gpu::gpu_verdict all = engine::gpu::run_all(asked, what, on_one, reference, gpus);
+  for (const engine::gpu::gpu_result& each : all.results) results.push_back(each.result);
+  engine::gpu::print_gpu_head();
+  for (const engine::gpu::gpu_result& each : all.results) engine::gpu::print_gpu_line(each);
+  engine::gpu::print_gpu_legend();
+  if (!asked.svg.empty()) engine::gpu::write_plot(asked.svg, all.results);
+  return (!asked.bf16 || engine::gpu::run_real_numbers(asked, what, on_one, gpus)) && all.right;
+}
+#endif
+
+int run(const engine::options& asked) {
+  std::vector<std::string> known;
+  engine::for_each_policy([&](auto, const char* name) { known.emplace_back(name); });
+  for (const std::string& name : asked.policies) {
+    if (std::ranges::count(known, name) == 0) throw serve::usage_error{"unknown policy " + name};
+  }
+  const std::int32_t gpus = gpus_for(asked.where);
+  const engine::served what = served_of(asked, gpus);
+  std::printf(
+      "%zu requests of %s on %d data-parallel ranks of %d attention-TP ranks each%s, %s\n\n",
+      what.trace.size(), asked.trace.empty() ? "a generated trace" : asked.trace.c_str(),
+      what.shape.dp_size, what.shape.tp_size, asked.poison ? ", tails poisoned" : "",
+      gpus == 0                        ? "on threads of the CPU"
+      : gpus < what.shape.world_size() ? "sharing GPUs"
+                                       : "a GPU each");
+  engine::print_head();
+  const policy_result reference =
+      engine::run_policy<engine::single_rank>("on one thread", on_one_rank(what));
+  engine::print_line(reference, "reference");
+
+  bool right = reference.error.empty();
+  if (!right) std::printf("  %s\n", reference.error.c_str());
+  std::vector<policy_result> results;
+#if defined(DPGATHER_EXAMPLE_CUBLAS)
+  right = (gpus > 0 ? run_on_gpus(asked, what, gpus, reference, results)
+                    : run_on_host(asked, what, reference, results)) &&
+          right;
+#else
+  right = run_on_host(asked, what, reference, results) && right;
+#endif
   engine::print_legend();
   engine::print_variety(reference);
   if (reference.error.empty()) right = same_in_whole_numbers(what, reference) && right;
@@ -120,6 +182,9 @@ int main(int argc, char** argv) {
   } catch (const serve::usage_error& error) {
     std::fprintf(stderr, "%s\n", error.what());
     return 2;
+  } catch (const serve::too_few_gpus& error) {
+    std::printf("%s\n", error.what());
+    return 77;
   } catch (const std::exception& error) {
     std::fprintf(stderr, "08_decode_engine: %s\n", error.what());
     return 1;

@@ -58,6 +58,18 @@ public:
     return tables_[index(table, position)] * page_slots + position % page_slots;
   }
 
+  /// `[tables, pages_each()]`, 0 where a table has no page.
+  [[nodiscard]] const std::vector<std::int32_t>& tables() const noexcept { return tables_; }
+  [[nodiscard]] std::int32_t pages_each() const noexcept { return pages_each_; }
+  /// Calls `visit(page)` for each page of a running request.
+  template <class Visitor>
+  void for_each_page(std::int32_t request, Visitor visit) {
+    for (std::int32_t p = 0; p < pages_each_; ++p) {
+      const std::int32_t page = page_at(table(request), p * page_slots);
+      if (page != 0) visit(page);
+    }
+  }
+
   /// The request is over. Under `guard` its slots become NaN, like everything that nobody owns.
   void release(std::int32_t request, const tail_guard& guard) {
     std::int32_t& own = table_of_[static_cast<std::size_t>(request)];

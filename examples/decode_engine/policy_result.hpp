@@ -65,10 +65,11 @@ struct policy_result {
   leak first_leak;
   double seconds = 0;
 
-  void add(const tail_guard& guard) {
-    leaks += guard.leaks();
-    checked += guard.checked();
-    const leak& other = guard.first();
+  void add(const tail_guard& guard) { add(guard.leaks(), guard.checked(), guard.first()); }
+  /// What one rank has found.
+  void add(std::int64_t rows_leaked, std::int64_t rows_checked, const leak& other) {
+    leaks += rows_leaked;
+    checked += rows_checked;
     if (other.rank < 0) return;
     const auto when = [](const leak& l) { return std::pair{l.step, l.stage}; };
     if (first_leak.rank < 0 || when(other) < when(first_leak)) first_leak = other;

@@ -31,7 +31,7 @@ namespace detail {
 } // namespace detail
 
 inline void print_head() {
-  std::printf("%-16s %6s %6s %5s %5s %6s %6s  %-12s %-12s %7s %7s  %-16s %s\n", "policy", "tokens",
+  std::printf("%-18s %6s %6s %5s %5s %6s %6s  %-12s %-12s %7s %7s  %-16s %s\n", "policy", "tokens",
               "steps", "graph", "idle", "missed", "wire", "attention", "FFN", "experts", "seconds",
               "digest", "streams");
 }
@@ -44,7 +44,7 @@ inline void print_line(const policy_result& r, const std::string& against_refere
                   r.in_graph.per_real_row(r.in_graph.*rows));
     return std::string{text};
   };
-  std::printf("%-16s %6lld %6lld %5lld %5lld %6lld %6.2f  %-12s %-12s %7.2f %7.2f  %016llx %s\n",
+  std::printf("%-18s %6lld %6lld %5lld %5lld %6lld %6.2f  %-12s %-12s %7.2f %7.2f  %016llx %s\n",
               r.name.c_str(), static_cast<long long>(r.tokens()),
               static_cast<long long>(r.all.steps), static_cast<long long>(r.all.graph_steps),
               static_cast<long long>(r.all.idle), static_cast<long long>(r.all.missed),
@@ -68,7 +68,7 @@ inline void print_legend() {
 
 inline void print_sizes(const policy_result& r) {
   std::printf(
-      "%-16s graphs replayed, size:times  %s%s%s\n", r.name.c_str(),
+      "%-18s graphs replayed, size:times  %s%s%s\n", r.name.c_str(),
       r.all.own_sizes.empty() ? "attention and FFN " : "FFN ",
       detail::listed(r.all.shared_sizes).c_str(),
       r.all.own_sizes.empty() ? "" : (";  attention " + detail::listed(r.all.own_sizes)).c_str());
@@ -82,7 +82,7 @@ inline void print_variety(const policy_result& r) {
 }
 
 inline void print_leaks(const policy_result& r) {
-  std::printf("%-16s %lld leaks in %lld real rows looked through%s%s\n", r.name.c_str(),
+  std::printf("%-18s %lld leaks in %lld real rows looked through%s%s\n", r.name.c_str(),
               static_cast<long long>(r.leaks), static_cast<long long>(r.checked),
               r.leaks == 0 ? "" : "; the first leak: ",
               r.leaks == 0 ? "" : r.first_leak.sentence().c_str());

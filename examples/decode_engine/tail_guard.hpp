@@ -30,6 +30,13 @@ struct leak {
 
   [[nodiscard]] std::string sentence() const {
     char text[200];
+    if (from == tensor_name::unknown) { // bf16 has no room for where a NaN was put
+      std::snprintf(text, sizeof text,
+                    "rank %d, step %llu, layer %d: a tail row reached row %lld of %s", rank,
+                    static_cast<unsigned long long>(step), layer, static_cast<long long>(found_row),
+                    name_of(found_in));
+      return text;
+    }
     std::snprintf(text, sizeof text,
                   "rank %d, step %llu, layer %d: tail row %lld of %s reached row %lld of %s", rank,
                   static_cast<unsigned long long>(step), layer, static_cast<long long>(from_row),
