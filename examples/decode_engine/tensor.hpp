@@ -79,9 +79,19 @@ struct row_sets {
     real.clear();
     tails.clear();
     for (std::int32_t d = 0; d < dp_size; ++d) real.push_back({places.offset(d), places.rows(d)});
-    places.for_each_tail([this](dg::row_range tail) { tails.push_back(tail); });
+    tail_list found;
+    places.for_each_tail(found);
+    tails.insert(tails.end(), found.ranges, found.ranges + found.count);
     rows = places.global_rows();
   }
+
+private:
+  /// A visitor that a kernel could have, which is what `for_each_tail` wants where nvcc compiles.
+  struct tail_list {
+    dg::row_range ranges[dg::max_ranks];
+    std::int32_t count = 0;
+    DPGATHER_HOST_DEVICE void operator()(dg::row_range tail) noexcept { ranges[count++] = tail; }
+  };
 };
 
 } // namespace engine

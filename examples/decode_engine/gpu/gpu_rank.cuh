@@ -20,7 +20,6 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <optional>
 #include <type_traits>
 #include <vector>
 
@@ -97,7 +96,7 @@ public:
       dg::throw_if_failed(graphs_.launch(sizes_of(plan), stream));
     } else {
       eager_ = &plan;
-      for (std::int32_t l = 0; l < layers; ++l) {
+      for (std::int32_t l = 0; l < engine::layers; ++l) {
         dg::throw_if_failed(local(l, 0, stream));
         dg::throw_if_failed(shared(l, 0, stream));
       }

@@ -27,8 +27,8 @@ struct leak_record {
   static constexpr std::uint64_t most_steps = (std::uint64_t{1} << 24) - 1;
 
   /// 24 bits of step, 8 of tensor, 32 of row. Later steps than `most_steps` count as that one.
-  [[nodiscard]] static constexpr std::uint64_t key(std::uint64_t step, std::uint32_t tensor,
-                                                   std::uint64_t row) noexcept {
+  [[nodiscard]] DPGATHER_HOST_DEVICE static constexpr std::uint64_t
+  key(std::uint64_t step, std::uint32_t tensor, std::uint64_t row) noexcept {
     return ((step < most_steps ? step : most_steps) << 40) | std::uint64_t{tensor} << 32 | row;
   }
   [[nodiscard]] static constexpr std::uint64_t step_of(std::uint64_t key) noexcept {
