@@ -160,9 +160,13 @@ int run(const engine::options& asked) {
   engine::print_legend();
   engine::print_variety(reference);
   if (reference.error.empty()) right = same_in_whole_numbers(what, reference) && right;
-  for (const policy_result& each : results) engine::print_sizes(each);
+  for (const policy_result& each : results) {
+    if (each.all.graph_steps > 0) engine::print_sizes(each);
+  }
   if (asked.poison) {
-    for (const policy_result& each : results) engine::print_leaks(each);
+    for (const policy_result& each : results) {
+      if (each.checked > 0) engine::print_leaks(each); // a single rank has no tails
+    }
   }
   if (asked.plant_leak) {
     const bool found = std::ranges::any_of(

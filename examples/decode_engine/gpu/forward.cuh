@@ -30,13 +30,15 @@ struct forward_sizes {
 
 class forward {
 public:
+  using floats = serve::device_array<float>; ///< rows of `hidden` values
+
   forward(const dg::topology& where, const forward_sizes& sizes, numbers kind, bool poison,
           bool plant_leak)
       : shard_{where}, kind_{kind}, plant_leak_{plant_leak}, brings_residual_{where.tp_rank == 0},
-        weights_{shard_, kind}, sizes_{sizes}, guard{poison, where.world_rank()},
-        residual{local(hidden)}, attended{local(hidden)}, combined{local(hidden)}, normed_{local(
-                                                                                       hidden)},
-        qkv_{local(3 * columns())}, context_{local(columns())}, global_residual{global(hidden)},
+        weights_{shard_, kind}, sizes_{sizes}, guard_{poison, where.world_rank()},
+        residual_{local(hidden)}, attended_{local(hidden)}, combined_{local(hidden)}, normed_{local(
+                                                                                          hidden)},
+        qkv_{local(3 * columns())}, context_{local(columns())}, global_residual_{global(hidden)},
         ffn_input_{global(hidden)}, sums_{std::max(global(std::max(units(), experts)),
                                                    local(vocabulary))},
         activated_{global(std::max(units(), hidden))}, chosen_{global(top_k)},
@@ -64,53 +66,60 @@ public:
     return done.ok() ? waited : done;
   }
 
+  [[nodiscard]] gpu_tail_guard& guard() noexcept { return guard_; }
+  [[nodiscard]] const gpu_tail_guard& guard() const noexcept { return guard_; }
+  [[nodiscard]] const floats& residual() const noexcept { return residual_; } ///< own rows
+  [[nodiscard]] const floats& attended() const noexcept { return attended_; } ///< own, partial
+  [[nodiscard]] const floats& combined() const noexcept { return combined_; } ///< own rows
+  [[nodiscard]] const floats& global_residual() const noexcept { return global_residual_; }
+
   // --- own rows -------------------------------------------------------------------------------
 
   void embed_rows(enqueuer& to, const device_batch& batch, const real_rows& rows) {
     to.launch(embed, rows.rows * hidden, batch.tokens, batch.positions, weights_.embedding(),
-              rows.rows, residual.data());
-    guard.pass(to, 0, tensor_name::hidden_rows, residual.data(), hidden, rows);
+              rows.rows, residual_.data());
+    guard_.pass(to, 0, tensor_name::hidden_rows, residual_.data(), hidden, rows);
   }
-  /// Leaves `8 * residual + output` in `attended`, of which attention-TP peers have parts.
+  /// Leaves `8 * residual + output` in `attended()`, of which attention-TP peers have parts.
   void attention(enqueuer& to, std::int32_t l, const device_batch& batch, const real_rows& rows) {
     const device_layer& w = weights_.layer[static_cast<std::size_t>(l)];
     const std::int32_t wide = columns();
     float* const cache = caches_[static_cast<std::size_t>(l)].data();
-    to.launch(normalise, rows.rows * hidden, kind_, residual.data(), rows.rows, normed_.data());
-    guard.pass(to, l, tensor_name::normed, normed_.data(), hidden, rows);
+    to.launch(normalise, rows.rows * hidden, kind_, residual_.data(), rows.rows, normed_.data());
+    guard_.pass(to, l, tensor_name::normed, normed_.data(), hidden, rows);
     gemm_.run(to, normed_.data(), w.qkv, {rows.rows}, qkv_.data());
-    guard.pass(to, l, tensor_name::qkv, qkv_.data(), 3 * wide, rows);
+    guard_.pass(to, l, tensor_name::qkv, qkv_.data(), 3 * wide, rows);
     to.launch(store_keys, rows.rows * 3 * wide, kind_, batch, rows.rows, wide, qkv_.data(), cache);
     to.launch(attend, rows.rows * (wide / head_dim) * 32, kind_, batch, rows.rows, wide,
               qkv_.data(), cache, context_.data());
-    guard.pass(to, l, tensor_name::context, context_.data(), wide, rows);
-    gemm_.run(to, context_.data(), w.output, {rows.rows}, attended.data());
+    guard_.pass(to, l, tensor_name::context, context_.data(), wide, rows);
+    gemm_.run(to, context_.data(), w.output, {rows.rows}, attended_.data());
     if (brings_residual_)
-      to.launch(bring_residual, rows.rows * hidden, residual.data(), rows.rows, 8.0F,
-                attended.data());
-    guard.pass(to, l, tensor_name::attention_addends, attended.data(), hidden, rows);
+      to.launch(bring_residual, rows.rows * hidden, residual_.data(), rows.rows, 8.0F,
+                attended_.data());
+    guard_.pass(to, l, tensor_name::attention_addends, attended_.data(), hidden, rows);
   }
   void add_ffn_output(enqueuer& to, std::int32_t l, const real_rows& rows) {
-    guard.pass(to, l, tensor_name::combined, combined.data(), hidden, rows);
-    to.launch(add_ffn, rows.rows * hidden, kind_, combined.data(), rows.rows, residual.data());
-    guard.poison(to, residual.data(), hidden, rows);
+    guard_.pass(to, l, tensor_name::combined, combined_.data(), hidden, rows);
+    to.launch(add_ffn, rows.rows * hidden, kind_, combined_.data(), rows.rows, residual_.data());
+    guard_.poison(to, residual_.data(), hidden, rows);
   }
   void pick_tokens(enqueuer& to, const real_rows& rows, std::int32_t* tokens) {
-    to.launch(normalise, rows.rows * hidden, kind_, residual.data(), rows.rows, normed_.data());
+    to.launch(normalise, rows.rows * hidden, kind_, residual_.data(), rows.rows, normed_.data());
     gemm_.run(to, normed_.data(), weights_.logits, {rows.rows}, sums_.data());
     to.launch(pick_token, rows.rows, sums_.data(), rows.rows, tokens);
   }
 
   // --- all ranks' rows ------------------------------------------------------------------------
 
-  /// From what was gathered: the residual of all rows, in `global_residual`, and the FFN's input.
+  /// From what was gathered: the residual of all rows, in `global_residual()`, and the FFN's input.
   void take(enqueuer& to, std::int32_t l, float* gathered, const row_count& count,
             const real_rows& rows) {
-    guard.pass(to, l, tensor_name::gathered, gathered, hidden, rows);
-    to.launch(take_gathered, rows.rows * hidden, kind_, gathered, count, global_residual.data(),
+    guard_.pass(to, l, tensor_name::gathered, gathered, hidden, rows);
+    to.launch(take_gathered, rows.rows * hidden, kind_, gathered, count, global_residual_.data(),
               ffn_input_.data());
-    guard.pass(to, l, tensor_name::ffn_input, ffn_input_.data(), hidden, rows);
-    guard.poison(to, global_residual.data(), hidden, rows);
+    guard_.pass(to, l, tensor_name::ffn_input, ffn_input_.data(), hidden, rows);
+    guard_.poison(to, global_residual_.data(), hidden, rows);
   }
   /// This rank's addends.
   void ffn(enqueuer& to, std::int32_t l, float* addends, const row_count& count,
@@ -122,29 +131,30 @@ public:
       gemm_.run(to, ffn_input_.data(), w.up, count, sums_.data());
       to.launch(activate, rows.rows * units(), kind_, sums_.data(), count, units(),
                 activated_.data());
-      guard.pass(to, l, tensor_name::activated, activated_.data(), units(), rows);
+      guard_.pass(to, l, tensor_name::activated, activated_.data(), units(), rows);
       gemm_.run(to, activated_.data(), w.down, count, addends);
     }
-    guard.pass(to, l, tensor_name::ffn_addends, addends, hidden, rows);
+    guard_.pass(to, l, tensor_name::ffn_addends, addends, hidden, rows);
   }
 
   // --------------------------------------------------------------------------------------------
 
   /// Nothing that an earlier step has left may be read for this one.
   void poison_everything(enqueuer& to) noexcept {
-    if (!guard.on()) return;
-    for (auto* each : {&residual, &attended, &combined, &qkv_, &global_residual, &sums_, &outputs_})
+    if (!guard_.on()) return;
+    for (auto* each :
+         {&residual_, &attended_, &combined_, &qkv_, &global_residual_, &sums_, &outputs_})
       to.set(each->data(), 0xff, each->bytes());
     for (auto* each : {&normed_, &context_, &ffn_input_, &activated_})
       to.set(each->data(), 0xff, each->bytes());
   }
   /// A page that nobody owns any more.
   void poison_page(enqueuer& to, std::int32_t page) noexcept {
-    if (!guard.on()) return;
-    const std::size_t floats =
+    if (!guard_.on()) return;
+    const std::size_t count =
         std::size_t{kv_cache::page_slots} * 2 * static_cast<std::size_t>(columns());
     for (auto& each : caches_)
-      to.set(each.data() + static_cast<std::size_t>(page) * floats, 0xff, floats * sizeof(float));
+      to.set(each.data() + static_cast<std::size_t>(page) * count, 0xff, count * sizeof(float));
   }
   /// Rows that this rank's experts have run on; waits for them.
   [[nodiscard]] std::int64_t expert_rows() const {
@@ -158,7 +168,7 @@ public:
             cudaMemsetAsync(rows_run_.data(), 0, rows_run_.bytes(), stream), "cudaMemsetAsync");
         !bad)
       return bad;
-    return guard.forget(stream);
+    return guard_.forget(stream);
   }
 
 private:
@@ -202,20 +212,12 @@ private:
   device_model weights_;
   forward_sizes sizes_;
   gemm gemm_;
-
-public:
-  gpu_tail_guard guard;
-  serve::device_array<float> residual, attended, combined; ///< `[local rows, hidden]`
-
-private:
+  gpu_tail_guard guard_;
+  floats residual_, attended_, combined_; ///< `[local rows, hidden]`
   serve::device_array<bf16> normed_;
   serve::device_array<float> qkv_;
   serve::device_array<bf16> context_;
-
-public:
-  serve::device_array<float> global_residual; ///< `[global rows, hidden]`
-
-private:
+  floats global_residual_; ///< `[global rows, hidden]`
   serve::device_array<bf16> ffn_input_;
   serve::device_array<float> sums_;
   serve::device_array<bf16> activated_;

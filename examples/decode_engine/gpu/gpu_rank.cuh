@@ -10,14 +10,13 @@
 
 #include "../decode_rank.hpp"
 #include "forward.cuh"
-#include "gpu_policies.cuh"
+#include "rank_channel.cuh"
 #include "step_inputs.cuh"
 
 #include <dpgather/dpgather.cuh>
 #include <dpgather/step_graphs.cuh>
 #include <dpgather/throw.hpp>
 
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <type_traits>
@@ -28,10 +27,8 @@ namespace engine::gpu {
 template <class Switch>
 class gpu_rank {
   using policy = typename Switch::policy;
-  using link = typename Switch::link;
   using way = typename Switch::way;
-  using dp_type = dg::DpGather<policy, typename link::communicator_type>;
-  static constexpr bool moves_rows = dg::row_mover<typename link::communicator_type>;
+  using channel_type = rank_channel<Switch>;
   static constexpr bool counts_on_device = std::is_same_v<way, dg::graph_way::device_rows>;
 
 public:
@@ -56,14 +53,9 @@ public:
                  kind,
                  options.poison,
                  options.plant_leak},
-        inputs_{rules_.max_padded_rows(), cache_}, gathered_{moves_rows ? 1 : global_floats()},
-        addends_{moves_rows ? 1 : global_floats()},
-        workspace_{
-            std::max<std::size_t>(256, dg::value_or_throw(dp_type::workspace_bytes(config)))},
-        link_{ranks_, config}, dp_{link_.communicator(), config, workspace_.span()},
-        graphs_{dg::graph_ladders::of(rules_), {.total = &dp_.live_counts()->total}} {
-    dg::throw_if_failed(dp_.check());
-    forward_.guard.watch(inputs_.number());
+        inputs_{rules_.max_padded_rows(), cache_}, channel_{ranks_, config, rules_},
+        graphs_{dg::graph_ladders::of(rules_), {.total = &dp().live_counts()->total}} {
+    forward_.guard().watch(inputs_.number());
     prepare();
   }
   gpu_rank(const gpu_rank&) = delete;
@@ -73,16 +65,16 @@ public:
 
   /// A step in which all ranks take part, with rows or without. Answers its plan.
   dg::step_plan step(const serve::rank_step& mine, std::uint64_t number) {
-    const cudaStream_t stream = link_.stream();
+    const cudaStream_t stream = link().stream();
     // 1. Announce, agree, plan. Counts go to where kernels read them.
-    dg::step_record record = dp_.record(number);
+    dg::step_record record = dp().record(number);
     record.tokens = mine.tokens;
     record.requests = mine.requests;
     record.phase = static_cast<dg::phase>(mine.phase);
     record.votes = dg::is_prefill(record.phase) ? 0 : dg::step_record::graph_vote;
     const dg::step_plan plan =
-        dg::value_or_throw(dp_.plan(dg::value_or_throw(dp_.agree(ranks_, record))));
-    dg::throw_if_failed(dp_.refresh_counts(plan, stream));
+        dg::value_or_throw(dp().plan(dg::value_or_throw(dp().agree(ranks_, record))));
+    dg::throw_if_failed(dp().refresh_counts(plan, stream));
 
     // 2. The batch.
     batch_.load(mine, trace_, cache_, last_token_);
@@ -106,7 +98,7 @@ public:
 
     // 4. A token for each request that is due one.
     dg::throw_if_failed(inputs_.fetch(mine.tokens, stream));
-    dg::throw_if_failed(link_.wait());
+    dg::throw_if_failed(link().wait());
     for (const batch::sample& due : batch_.samples) {
       const auto request = static_cast<std::size_t>(due.request);
       last_token_[request] = inputs_.token(due.row);
@@ -126,7 +118,7 @@ public:
     const real_rows rows = own_rows(own);
     if (l == 0) {
       to.call([&] {
-        return inputs_.pad(static_cast<std::int32_t>(rows.rows), dp_.live_rows(), stream);
+        return inputs_.pad(static_cast<std::int32_t>(rows.rows), dp().live_rows(), stream);
       });
       forward_.embed_rows(to, inputs_.on_device(), rows);
     } else {
@@ -141,23 +133,19 @@ public:
     const dg::result<dg::step_plan> plan = plan_of(size);
     if (!plan) return plan.status();
     const std::int64_t global = plan->global_rows;
-    const real_rows rows{.rows = global, .places = dp_.live_places(*plan)};
-    const row_count count{global, counts_on_device ? &dp_.live_counts()->total : nullptr};
-    const auto gathered = gather(*plan, stream);
+    const real_rows rows{.rows = global, .places = dp().live_places(*plan)};
+    const row_count count{global, counts_on_device ? &dp().live_counts()->total : nullptr};
+    const auto gathered = channel_.gather(forward_.attended(), *plan, stream);
     if (!gathered) return gathered.status();
 
     enqueuer to{stream};
     forward_.take(to, l, reinterpret_cast<float*>(gathered->data()), count, rows);
     to.call([&] {
-      return dp_.scatter(
-          dg::rows_of<dg::replicated>(forward_.global_residual.data(), global, hidden),
-          own_tensor<dg::replicated>(forward_.residual), *plan, stream);
+      return channel_.scatter(forward_.global_residual(), forward_.residual(), *plan, stream);
     });
-    const dg::token_rows<dg::partial> addends = addends_of(*plan);
+    const dg::token_rows<dg::partial> addends = channel_.addends(*plan);
     forward_.ffn(to, l, reinterpret_cast<float*>(addends.data()), count, rows);
-    to.call([&] {
-      return dp_.combine(addends, own_tensor<dg::replicated>(forward_.combined), *plan, stream);
-    });
+    to.call([&] { return channel_.combine(addends, forward_.combined(), *plan, stream); });
     return to.done();
   }
 
@@ -173,9 +161,9 @@ public:
 
   /// Graphs go before what their calls use. Collective.
   void close() {
-    dg::throw_if_failed(link_.wait());
+    dg::throw_if_failed(link().wait());
     graphs_.clear();
-    dg::throw_if_failed(link_.close());
+    dg::throw_if_failed(link().close());
   }
   [[nodiscard]] const dg::graph_report& graphs() const noexcept { return graphs_.report(); }
   /// What graphs have cost, also when they are gone.
@@ -186,31 +174,32 @@ private:
   /// Whatever waits for the GPU (memory, modules, NCCL's connections) is done before a kernel of a
   /// peer can wait for this rank.
   void prepare() {
-    const cudaStream_t stream = link_.stream();
+    const cudaStream_t stream = link().stream();
     dg::throw_if_failed(forward_.warm_up(stream));
     if constexpr (dg::has_graphs<policy>) {
       dg::throw_if_failed(ranks_.barrier());
-      if constexpr (!moves_rows) { // NCCL connects for a size when it first comes
+      if constexpr (!channel_type::moves_rows) { // NCCL connects for a size when it first comes
         for (const std::int32_t size : graphs_.ladders().shared.span()) {
           dg::throw_if_failed(
-              dp_.refresh_counts(dg::value_or_throw(dp_.capture_plan(size)), stream));
+              dp().refresh_counts(dg::value_or_throw(dp().capture_plan(size)), stream));
           dg::throw_if_failed(shared(0, size, stream));
         }
-        dg::throw_if_failed(link_.wait());
+        dg::throw_if_failed(link().wait());
       }
       dg::throw_if_failed(graphs_.capture(*this, stream));
       cost_ = graphs_.report().cost;
-      dg::throw_if_failed(dp_.refresh_counts(
-          dg::value_or_throw(dp_.capture_plan(graphs_.ladders().shared.largest())), stream));
+      dg::throw_if_failed(dp().refresh_counts(
+          dg::value_or_throw(dp().capture_plan(graphs_.ladders().shared.largest())), stream));
     }
     dg::throw_if_failed(forward_.forget_counts(stream));
-    dg::throw_if_failed(link_.wait());
+    dg::throw_if_failed(link().wait());
     dg::throw_if_failed(ranks_.barrier());
   }
 
-  [[nodiscard]] std::size_t global_floats() const noexcept {
-    return static_cast<std::size_t>(rules_.max_global_rows()) * hidden;
-  }
+  [[nodiscard]] auto& link() noexcept { return channel_.link(); }
+  [[nodiscard]] auto& dp() noexcept { return channel_.dp(); }
+  [[nodiscard]] const auto& dp() const noexcept { return channel_.dp(); }
+
   [[nodiscard]] dg::graph_sizes sizes_of(const dg::step_plan& plan) const noexcept {
     if (std::is_same_v<way, dg::graph_way::coupled>)
       return {.own = plan.shared_bucket, .shared = plan.shared_bucket};
@@ -219,37 +208,14 @@ private:
   /// The shape of calls: the eager step's, or that of a captured size.
   [[nodiscard]] dg::result<dg::step_plan> plan_of(std::int32_t size) const noexcept {
     if (eager_ != nullptr) return *eager_;
-    return dp_.capture_plan(size);
+    return dp().capture_plan(size);
   }
   [[nodiscard]] real_rows own_rows(std::int32_t own) const noexcept {
     return {.rows = eager_ != nullptr ? eager_->padded[where_.dp_rank] : own,
-            .local = dp_.live_rows()};
-  }
-  /// With room for the rows of any replay.
-  template <dg::row_state State>
-  [[nodiscard]] auto own_tensor(const serve::device_array<float>& of) const noexcept {
-    return dg::rows_of<State>(of.data(), rules_.max_padded_rows(), hidden);
-  }
-  [[nodiscard]] dg::result<dg::token_rows<dg::replicated>> gather(const dg::step_plan& plan,
-                                                                  cudaStream_t stream) noexcept {
-    const auto mine = own_tensor<dg::partial>(forward_.attended);
-    if constexpr (moves_rows) {
-      return dp_.gather(mine, plan, stream); // a view of the channel's own memory
-    } else {
-      return dp_.gather(mine,
-                        dg::rows_of<dg::replicated>(gathered_.data(), plan.global_rows, hidden),
-                        plan, stream);
-    }
-  }
-  [[nodiscard]] dg::token_rows<dg::partial> addends_of(const dg::step_plan& plan) noexcept {
-    if constexpr (moves_rows) {
-      return dp_.combine_input(plan);
-    } else {
-      return dg::rows_of<dg::partial>(addends_.data(), plan.global_rows, hidden);
-    }
+            .local = dp().live_rows()};
   }
   void release_finished() {
-    enqueuer to{link_.stream()};
+    enqueuer to{link().stream()};
     for (const std::int32_t request : batch_.finished) {
       cache_.for_each_page(request, [&](std::int32_t page) { forward_.poison_page(to, page); });
       cache_.release(request, tail_guard{false, 0});
@@ -267,10 +233,7 @@ private:
   std::vector<std::int32_t> last_token_; ///< by request
   forward forward_;
   step_inputs inputs_;
-  serve::device_array<float> gathered_, addends_; ///< `[global rows, hidden]`, but over peers
-  serve::device_array<std::byte> workspace_;
-  link link_;
-  dp_type dp_;
+  channel_type channel_;
   dg::step_graphs<way> graphs_;
   dg::graph_cost cost_;
   const dg::step_plan* eager_ = nullptr; ///< of the step that is enqueued call by call

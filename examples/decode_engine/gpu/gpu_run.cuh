@@ -59,8 +59,9 @@ template <class Switch>
           if (std::is_same_v<typename Switch::way, dg::graph_way::device_rows> && plan.in_graph())
             plan.global_rows = plan.total_rows;
           result.all.add(plan);
-          result.wire_rows +=
-              static_cast<double>(plan.gather_wire_rows + plan.combine_wire_rows) * layers;
+          if (world > 1)
+            result.wire_rows +=
+                static_cast<double>(plan.gather_wire_rows + plan.combine_wire_rows) * layers;
           if (!plan.in_graph()) continue;
           result.in_graph.add(plan);
           out.decode.push_back({plan.total_rows, plan.global_rows, seconds * 1e6});
@@ -68,7 +69,7 @@ template <class Switch>
         const dg::graph_report report = rank.graphs();
         rank.close();
         const std::lock_guard lock{mutex};
-        const gpu_tail_guard& guard = rank.results().guard;
+        const gpu_tail_guard& guard = rank.results().guard();
         result.add(static_cast<std::int64_t>(guard.found().leaks),
                    static_cast<std::int64_t>(guard.found().checked), guard.first());
         result.expert_rows += rank.results().expert_rows();
