@@ -123,7 +123,8 @@ bool run_on_gpus(const engine::options& asked, const engine::served& what, std::
   for (const engine::gpu::gpu_result& each : all.results) engine::gpu::print_gpu_line(each);
   engine::gpu::print_gpu_legend();
   if (!asked.svg.empty()) engine::gpu::write_plot(asked.svg, all.results);
-  return (!asked.bf16 || engine::gpu::run_real_numbers(asked, what, on_one, gpus)) && all.right;
+  return (!asked.bf16 || engine::gpu::run_real_numbers(asked, what, on_one, reference, gpus)) &&
+         all.right;
 }
 #endif
 

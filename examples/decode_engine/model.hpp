@@ -71,8 +71,11 @@ struct layer_weights {
 /// All that one rank holds. Immutable after construction.
 class model_shard {
 public:
-  explicit model_shard(const dg::topology& where)
-      : own_heads{shard::of(heads, where.tp_rank, where.tp_size)},
+  /// `on_whole_numbers`: false adds a fraction to each weight, the same whoever holds it; then sums
+  /// depend on their order.
+  explicit model_shard(const dg::topology& where, bool on_whole_numbers = true)
+      : fraction_{on_whole_numbers ? 0.0F : 1.0F}, own_heads{shard::of(heads, where.tp_rank,
+                                                                       where.tp_size)},
         own_units{shard::of(intermediate, where.world_rank(), where.world_size())},
         own_experts{shard::of(experts, where.world_rank(), where.world_size())},
         embedding{made(0, {0, vocabulary}, {0, hidden}, 7)}, logits{made(1, {0, hidden},
@@ -104,6 +107,10 @@ public:
     }
   }
 
+private:
+  float fraction_; ///< first, since weights are made with it
+
+public:
   shard own_heads, own_units, own_experts;
   matrix embedding; ///< `[vocabulary, hidden]`
   matrix logits;    ///< `[hidden, vocabulary]`
@@ -113,13 +120,15 @@ public:
   [[nodiscard]] std::int32_t head_columns() const noexcept { return own_heads.count * head_dim; }
 
 private:
-  [[nodiscard]] static matrix made(std::uint32_t id, shard rows, shard columns,
-                                   std::int32_t limit) {
+  [[nodiscard]] matrix made(std::uint32_t id, shard rows, shard columns, std::int32_t limit) const {
     matrix out;
-    for (std::int32_t r = rows.first; r < rows.first + rows.count; ++r)
-      for (std::int32_t c = columns.first; c < columns.first + columns.count; ++c)
-        out.push_back(
-            on_grid(id, static_cast<std::uint32_t>(r), static_cast<std::uint32_t>(c), limit));
+    for (std::int32_t row = rows.first; row < rows.first + rows.count; ++row) {
+      for (std::int32_t column = columns.first; column < columns.first + columns.count; ++column) {
+        const auto r = static_cast<std::uint32_t>(row);
+        const auto c = static_cast<std::uint32_t>(column);
+        out.push_back(on_grid(id, r, c, limit) + fraction_ * on_grid(id + 5000, r, c, 400) / 1000);
+      }
+    }
     return out;
   }
 };

@@ -74,11 +74,14 @@ inline void print_sizes(const policy_result& r) {
       r.all.own_sizes.empty() ? "" : (";  attention " + detail::listed(r.all.own_sizes)).c_str());
 }
 
-/// How much of the vocabulary the answers use: comparing streams of one token would prove little.
-inline void print_variety(const policy_result& r) {
+[[nodiscard]] inline std::size_t distinct_tokens(const policy_result& r) {
   std::set<std::int32_t> distinct;
   for (const auto& each : r.streams) distinct.insert(each.begin(), each.end());
-  std::printf("answers use %zu of %d tokens\n", distinct.size(), vocabulary);
+  return distinct.size();
+}
+/// How much of the vocabulary the answers use: comparing streams of one token would prove little.
+inline void print_variety(const policy_result& r) {
+  std::printf("answers use %zu of %d tokens\n", distinct_tokens(r), vocabulary);
 }
 
 inline void print_leaks(const policy_result& r) {

@@ -21,12 +21,7 @@ struct device_layer {
 
 class device_model {
 public:
-  static constexpr float off_grid = 0.8113F;
-
-  /// `numbers::real`: the same weights scaled by a number that is on no grid; then activations,
-  /// which are not rounded to the grid either, are fractions of all sizes.
-  device_model(const model_shard& from, numbers kind)
-      : kind_{kind}, embedding_{from.embedding.size()} {
+  explicit device_model(const model_shard& from) : embedding_{from.embedding.size()} {
     dg::throw_if_failed(dg::cuda_status(cudaMemcpy(embedding_.data(), from.embedding.data(),
                                                    embedding_.bytes(), cudaMemcpyHostToDevice),
                                         "cudaMemcpy"));
@@ -66,8 +61,7 @@ private:
   }
   [[nodiscard]] const bf16* uploaded(const matrix& from) {
     std::vector<bf16> rounded;
-    for (const float value : from)
-      rounded.push_back(__float2bfloat16(kind_ == numbers::on_grid ? value : value * off_grid));
+    for (const float value : from) rounded.push_back(__float2bfloat16(value));
     arrays_.emplace_back(from.size());
     dg::throw_if_failed(dg::cuda_status(cudaMemcpy(arrays_.back().data(), rounded.data(),
                                                    arrays_.back().bytes(), cudaMemcpyHostToDevice),
@@ -75,7 +69,6 @@ private:
     return arrays_.back().data();
   }
 
-  numbers kind_;
   serve::device_array<float> embedding_;
   std::deque<serve::device_array<bf16>> arrays_; // neither copied nor moved
   std::vector<weight_matrix> matrices_;

@@ -34,13 +34,12 @@ public:
 
   forward(const dg::topology& where, const forward_sizes& sizes, numbers kind, bool poison,
           bool plant_leak)
-      : shard_{where}, kind_{kind}, plant_leak_{plant_leak}, brings_residual_{where.tp_rank == 0},
-        weights_{shard_, kind}, sizes_{sizes}, guard_{poison, where.world_rank()},
-        residual_{local(hidden)}, attended_{local(hidden)}, combined_{local(hidden)}, normed_{local(
-                                                                                          hidden)},
-        qkv_{local(3 * columns())}, context_{local(columns())}, global_residual_{global(hidden)},
-        ffn_input_{global(hidden)}, sums_{std::max(global(std::max(units(), experts)),
-                                                   local(vocabulary))},
+      : shard_{where, kind == numbers::on_grid}, kind_{kind}, plant_leak_{plant_leak},
+        brings_residual_{where.tp_rank == 0}, weights_{shard_}, sizes_{sizes},
+        guard_{poison, where.world_rank()}, residual_{local(hidden)}, attended_{local(hidden)},
+        combined_{local(hidden)}, normed_{local(hidden)}, qkv_{local(3 * columns())},
+        context_{local(columns())}, global_residual_{global(hidden)}, ffn_input_{global(hidden)},
+        sums_{std::max(global(std::max(units(), experts)), local(vocabulary))},
         activated_{global(std::max(units(), hidden))}, chosen_{global(top_k)},
         gates_{global(top_k)}, counts_{static_cast<std::size_t>(shard_.own_experts.count)},
         lists_{global(shard_.own_experts.count)}, outputs_{global(top_k * hidden)}, rows_run_{1} {

@@ -73,10 +73,17 @@ struct gpu_verdict {
 /// Once more in numbers that are on no grid, where the order of a sum counts: tokens that are those
 /// of a single rank.
 [[nodiscard]] inline bool run_real_numbers(const options& asked, const served& what,
-                                           const served& on_one, std::int32_t gpus) {
+                                           const served& on_one, const policy_result& on_grid,
+                                           std::int32_t gpus) {
   const gpu_result alone_run = run_switch<alone>("single_rank", on_one, numbers::real, gpus);
   bool ran = alone_run.result.error.empty();
   if (!ran) std::printf("real bf16, single_rank: %s\n", alone_run.result.error.c_str());
+  // Agreement says something only where the tokens are many and another model's.
+  std::printf(
+      "real bf16, single_rank: %zu of %d tokens occur, %.4f of the answers are those of the "
+      "model on the grid\n",
+      distinct_tokens(alone_run.result), vocabulary,
+      agreement_of(alone_run.result.streams, on_grid.streams));
   for_each_switch(
       [&]<class Switch>(Switch, const char* policy, const char* name, bool needs_own_gpus) {
         if (!asked.policies.empty() && std::ranges::count(asked.policies, policy) == 0) return;
