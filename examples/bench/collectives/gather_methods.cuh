@@ -5,6 +5,7 @@
 
 #include "../support/check.cuh"
 #include "../support/check_nccl.cuh"
+#include "../support/full_dependency.cuh"
 #include "../support/method.hpp"
 #include "collective_case.hpp"
 #include "collective_rank.cuh"
@@ -45,12 +46,22 @@ public:
   }
   [[nodiscard]] std::vector<method> all() {
     std::vector<method> out = padded();
+    if (here_.has_windows() && symmetric_kernels_do_not_wait()) out.push_back(in_order());
     out.push_back(trimmed());
     out.push_back(broadcasts());
     return out;
   }
 
 private:
+  /// Symmetric kernels behind all that is before them: what a correct engine has to put there.
+  [[nodiscard]] method in_order() {
+    method out = padded("ncclAllGather, symmetric, in order", here_.windows());
+    out.call = [this, call = std::move(out.call)](int i) {
+      wait_for_completion(here_.stream());
+      call(i);
+    };
+    return out;
+  }
   /// What everybody's largest number of rows costs: the result lies in slots, padding included.
   [[nodiscard]] method padded(std::string name, const collective_buffers& in) {
     return {.name = std::move(name),
