@@ -19,17 +19,19 @@ struct plain {
   std::vector<std::string> said;
   [[nodiscard]] std::int32_t layers() const { return 3; }
   status local(std::int32_t layer, std::int32_t own, cudaStream_t) {
-    said.push_back("L" + std::to_string(layer) + ":" + std::to_string(own));
+    said.push_back(
+        std::string{"L"}.append(std::to_string(layer)).append(":").append(std::to_string(own)));
     return {};
   }
   status shared(std::int32_t layer, std::int32_t size, cudaStream_t) {
-    said.push_back("S" + std::to_string(layer) + ":" + std::to_string(size));
+    said.push_back(
+        std::string{"S"}.append(std::to_string(layer)).append(":").append(std::to_string(size)));
     return {.code = errc::bad_fill};
   }
 };
 struct finishing : plain {
   status finish(std::int32_t own, cudaStream_t) {
-    said.push_back("F:" + std::to_string(own));
+    said.push_back(std::string{"F:"}.append(std::to_string(own)));
     return {.code = errc::busy};
   }
 };
