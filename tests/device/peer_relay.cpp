@@ -7,7 +7,6 @@
 
 #include <doctest/doctest.h>
 
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -29,19 +28,7 @@ struct table_world {
   /// Whom rank 0 takes for relayed. `any`: what it says of the call as a whole.
   template <class Rules = peer_rules>
   [[nodiscard]] std::vector<std::int32_t> relayed(const std::vector<std::int32_t>& counts,
-                                                  std::int32_t copies, bool& any,
-                                                  bool together = false) const {
-    const peer_table table = table_of<Rules>(counts, copies, together);
-    any = table.relays;
-    std::vector<std::int32_t> out;
-    for (std::int32_t r = 0; r < dp * tp; ++r)
-      if (table.share[r].relayed) out.push_back(r);
-    return out;
-  }
-  /// What rank 0 knows of the call.
-  template <class Rules = peer_rules>
-  [[nodiscard]] peer_table table_of(const std::vector<std::int32_t>& counts, std::int32_t copies,
-                                    bool together) const {
+                                                  std::int32_t copies, bool& any) const {
     peer_limits limits;
     limits.ranks = dp * tp;
     limits.tp_size = tp;
@@ -70,14 +57,13 @@ struct table_world {
     host_block<Rules> block{0, 1, clock, table};
     peer_call<host_block<Rules>> call{block, rows.lane, 0};
     for (std::size_t d = 0; d < counts.size(); ++d) table.rows[d] = counts[d];
-    rows.fill_table(call, block, 1, copies, together);
+    rows.fill_table(call, block, 1, copies);
     REQUIRE_FALSE(call.failed());
-    count_set live = table.counts;
-    rows.live = &live;
-    bool fit = true;
-    for (const std::int32_t n : counts) fit = fit && (n + tp - 1) / tp <= line_rows;
-    REQUIRE(rows.all_in_lines(block) == fit);
-    return table;
+    any = table.relays;
+    std::vector<std::int32_t> out;
+    for (std::int32_t r = 0; r < layout->ranks; ++r)
+      if (table.share[r].relayed) out.push_back(r);
+    return out;
   }
 };
 
@@ -153,18 +139,8 @@ TEST_CASE("the rule in 32 bits is the rule") {
         bool any = false;
         REQUIRE(world.relayed(counts, copies, any) == expected);
         REQUIRE(any == !expected.empty());
-        REQUIRE(world.relayed(counts, copies, any, true) == expected);
-        REQUIRE(any == !expected.empty());
         REQUIRE(world.relayed<direct_rules>(counts, copies, any).empty());
         REQUIRE_FALSE(any);
-        // Each by its own rows, or all together.
-        const peer_table apart = world.table_of(counts, copies, false);
-        const peer_table together = world.table_of(counts, copies, true);
-        const std::int32_t most = *std::ranges::max_element(counts);
-        for (std::int32_t r = 0; r < world.dp * world.tp; ++r) {
-          REQUIRE(apart.share[r].lines == (apart.share[r].count <= world.line_rows));
-          REQUIRE(together.share[r].lines == ((most + world.tp - 1) / world.tp <= world.line_rows));
-        }
       },
       case_count() / 20);
 }

@@ -24,11 +24,10 @@ struct no_sum {};
 
 /// One rank's gather. `Sum`: how partial rows of the attention-TP peers are added up, or `no_sum`.
 ///
-/// Few rows travel in lines; the receivers put them into their views. Where a rank has many, all
-/// store theirs there themselves, and flag at the end of each block: about 7 % less on the wire.
-/// While counts are exchanged, or rows owe a sum, each rank decides by its own count. Everybody
-/// knows of everybody. One with many more rows than the others has them relayed (peer_relay.hpp),
-/// unless they owe a sum.
+/// A rank with few rows sends them in lines; the receivers put them into their views. One with many
+/// stores them there itself, and flags at the end of each block: about 7 % less on the wire. Which
+/// it is follows from the rank's count, so everybody knows of everybody. One with many more rows
+/// than the others has them relayed (peer_relay.hpp), unless they owe a sum.
 template <class Sum, std::int32_t Ranks = 0>
 struct peer_gather {
   basic_peer_rows<Ranks> rows{};
@@ -63,11 +62,7 @@ struct peer_gather {
     if (!owes_sum && block.thread() % Block::lanes <= Block::lines_per_warp &&
         ahead < static_cast<std::uint32_t>(rows.local_rows) * local[0].row_bytes)
       block.prefetch(local[0].data + ahead);
-    peer_share share = rows.share_of(rows.fits(mine) ? mine : 0, rows.tp_rank);
-    // A rank that stores its rows takes its peers' lines when it is done, with nothing to hide the
-    // copy behind: 8 % of a call in which one rank has 2,048 rows and the other 256 (two H200).
-    const bool together = !owes_sum && !exchanged;
-    if (together) share.lines = rows.all_in_lines(block);
+    const peer_share share = rows.share_of(rows.fits(mine) ? mine : 0, rows.tp_rank);
     if (!block.any(call.began_poisoned())) {
       call.claim(); // before anything is waited for
       if (exchanged) call.send_headers(static_cast<std::uint32_t>(mine), false);
@@ -89,7 +84,7 @@ struct peer_gather {
     if (exchanged && block.sync_or(call.failed())) return empty(block);
     block.sync_warp();
     rows.fill_table(call, block, exchanged ? rows.tp_size : 1,
-                    owes_sum ? 0 : rows.ranks() - rows.tp_size, together);
+                    owes_sum ? 0 : rows.ranks() - rows.tp_size);
     if (block.sync_or(call.failed())) return empty(block);
     if (exchanged) {
       // Its attention-TP peers go by the first one's count.

@@ -225,26 +225,6 @@ struct basic_peer_rows : peer_sizes<Ranks> {
     out.lines = out.count <= lane.layout.line_rows;
     return out;
   }
-  /// The largest share of a data-parallel rank's `n` rows.
-  [[nodiscard]] DPGATHER_HOST_DEVICE std::int32_t largest_share(std::int32_t n) const noexcept {
-    return tp_size == 1 ? n : (n + tp_size - 1) / tp_size;
-  }
-  /// Whether all shares of a data-parallel rank's `n` rows are few enough for lines.
-  [[nodiscard]] DPGATHER_HOST_DEVICE bool in_lines(std::int32_t n) const noexcept {
-    return largest_share(n) <= lane.layout.line_rows;
-  }
-  /// Whether all ranks' rows are, by the counts in device memory. All threads of a warp ask.
-  template <class Block>
-  [[nodiscard]] DPGATHER_HOST_DEVICE bool all_in_lines(Block& block) const noexcept {
-    bool many = false;
-    DPGATHER_ROLLED
-    for (std::int32_t d = static_cast<std::int32_t>(block.thread() % Block::lanes); d < dp_size;
-         d += static_cast<std::int32_t>(Block::lanes)) {
-      const std::int32_t n = block.word(&live->rows[d]);
-      many = many || (fits(n) && !in_lines(n));
-    }
-    return !block.any(many);
-  }
   /// Whether a data-parallel rank's `n` rows of `all` are more than one and a half times the mean.
   [[nodiscard]] DPGATHER_HOST_DEVICE bool are_most(std::int32_t n,
                                                    std::int32_t all) const noexcept {
@@ -259,17 +239,16 @@ struct basic_peer_rows : peer_sizes<Ranks> {
   /// checks the counts against the shape. `copies`: as many peers get or bring what a rank with
   /// many rows moves without lines; from `least_relay_copies` on it may be relayed. The threads
   /// that do it are of one warp, which sees `table.rows`; sync after, then ask whether the call has
-  /// failed. `together`: where one share is too large for lines, none travels in them.
+  /// failed.
   template <class Block>
   DPGATHER_HOST_DEVICE void fill_table(peer_call<Block>& call, Block& block, std::int32_t step,
-                                       std::int32_t copies, bool together = false) const noexcept {
+                                       std::int32_t copies) const noexcept {
     peer_table& table = block.table();
     const bool may_relay = Block::rules_type::relays && copies >= least_relay_copies;
     if constexpr (Block::lanes == 1) {
-      for (std::int32_t r = 0; r < ranks(); ++r)
-        fill_entry(call, table, r, step, may_relay, together);
+      for (std::int32_t r = 0; r < ranks(); ++r) fill_entry(call, table, r, step, may_relay);
     } else if (const std::int32_t r = entry_of(block); r < ranks()) {
-      fill_entry(call, table, r, step, may_relay, together);
+      fill_entry(call, table, r, step, may_relay);
     }
   }
   /// The table's entry that this thread sees to: the last warp of a block, which has lines last.
@@ -351,8 +330,7 @@ private:
   /// Rank `r`'s part of the table.
   template <class Block>
   DPGATHER_HOST_DEVICE void fill_entry(peer_call<Block>& call, peer_table& table, std::int32_t r,
-                                       std::int32_t step, bool may_relay,
-                                       bool together) const noexcept {
+                                       std::int32_t step, bool may_relay) const noexcept {
     const std::int32_t d = tp_size == 1 ? r : r / tp_size;
     const std::int32_t t = r - d * tp_size;
     std::int32_t before = 0, all = 0, n = 0, most = 0;
@@ -369,13 +347,12 @@ private:
     const std::int32_t real = fits(n) ? n : 0;
     peer_share share = share_of(real, t);
     share.relayed = may_relay && !share.lines && are_most(real, all);
-    if (together && !in_lines(most)) share.lines = false;
     share.dp_rank = d;
     share.place = (slot_rows > 0 ? d * slot_rows : before) + share.first;
     table.share[r] = share;
     if (r == 0) {
       table.digest = digest ^ (digest >> 15);
-      table.most = largest_share(most);
+      table.most = tp_size == 1 ? most : (most + tp_size - 1) / tp_size;
       table.relays = may_relay && table.most > lane.layout.line_rows && are_most(most, all);
     }
     if (t != 0) return;
