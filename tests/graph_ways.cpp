@@ -38,13 +38,19 @@ struct notes {
     return {};
   }
   dg::status local(std::int32_t layer, std::int32_t own) {
-    return note("L" + std::to_string(layer) + ":" + std::to_string(own));
+    return note(
+        std::string{"L"}.append(std::to_string(layer)).append(":").append(std::to_string(own)));
   }
   dg::status shared(std::int32_t layer, std::int32_t size) {
-    return note("S" + std::to_string(layer) + ":" + std::to_string(size));
+    return note(
+        std::string{"S"}.append(std::to_string(layer)).append(":").append(std::to_string(size)));
   }
-  dg::status switched(std::int32_t layer) { return note("?" + std::to_string(layer)); }
-  dg::status finish(std::int32_t own) { return note("F:" + std::to_string(own)); }
+  dg::status switched(std::int32_t layer) {
+    return note(std::string{"?"}.append(std::to_string(layer)));
+  }
+  dg::status finish(std::int32_t own) {
+    return note(std::string{"F:"}.append(std::to_string(own)));
+  }
 };
 
 /// All that the graphs of a step record, in launch order.
@@ -60,10 +66,12 @@ std::vector<std::string> parts_of(const graph_sizes& sizes, const step_outline& 
 std::vector<std::string> step_of(const std::string& own, const std::string& sum, bool finishes) {
   const bool asks = sum == "?";
   const auto shared = [&](const char* layer) {
-    return asks ? sum + layer : "S" + std::string{layer} + ":" + sum;
+    return asks ? std::string{sum}.append(layer)
+                : std::string{"S"}.append(layer).append(":").append(sum);
   };
-  std::vector<std::string> out{"L0:" + own, shared("0"), "L1:" + own, shared("1")};
-  if (finishes) out.push_back("F:" + own);
+  std::vector<std::string> out{std::string{"L0:"}.append(own), shared("0"),
+                               std::string{"L1:"}.append(own), shared("1")};
+  if (finishes) out.push_back(std::string{"F:"}.append(own));
   return out;
 }
 

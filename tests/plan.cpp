@@ -1444,6 +1444,7 @@ TEST_CASE("the shape of one plan with the counts of another") {
   CHECK(both.total_rows == 3);
   CHECK(both.counts_digest == step->counts_digest);
   // Of the same shape it is the step's own plan.
-  CHECK(dg::make_capture_plan(*rules, step->shared_bucket)->with_counts_of(*step).real ==
-        step->real);
+  CHECK(dg::make_capture_plan(*rules, step->shared_bucket)->with_counts_of(*step) == *step);
+  CHECK(both.agreed_digest == step->digest); // what ranks compare of the step
+  CHECK(both.gather_wire_rows == 3);
 }

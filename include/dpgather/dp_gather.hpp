@@ -263,7 +263,7 @@ public:
     if (!plan.counts_known && !tells_own_count) return {};
     bring_counts(plan);
     if (status bad = lane_.refresh(stream); !bad) return ended(bad, false);
-    last_plan_ = plan.digest;
+    last_plan_ = plan.agreed_digest;
     return {};
   }
 
@@ -476,8 +476,8 @@ private:
     const bool frozen = plan.in_graph() || *capturing; // a replay may bring other counts
     status done = plan.in_graph() ? body.template operator()<situation::in_graph>(frozen)
                                   : body.template operator()<situation::eager>(frozen);
-    if (done.ok() && !*capturing) last_plan_ = plan.digest; // a capture executes nothing
-    if (done.code == errc::poisoned) {                      // by what happened during this call
+    if (done.ok() && !*capturing) last_plan_ = plan.agreed_digest; // a capture executes nothing
+    if (done.code == errc::poisoned) { // by what happened during this call
       done.code = done.cause;
       done.cause = errc::ok;
     }

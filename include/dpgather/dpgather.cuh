@@ -18,7 +18,9 @@
 #include <dpgather/device/executor.cuh>
 #include <dpgather/device/side_stream.cuh>
 #include <dpgather/graphs.cuh>
+#if CUDART_VERSION >= 13000 // SWITCH nodes
 #include <dpgather/step_graphs.cuh>
+#endif
 
 #if __has_include(<nccl.h>)
 #include <dpgather/comm/nccl_communicator.cuh>

@@ -18,6 +18,7 @@
 #include <dpgather/device/masks.hpp>
 #include <dpgather/device/tensor_lists.hpp>
 #include <dpgather/dp_gather.hpp>
+#include <dpgather/graph_ways.hpp>
 #include <dpgather/metrics.hpp>
 #include <dpgather/plan.hpp>
 #include <dpgather/policies.hpp>

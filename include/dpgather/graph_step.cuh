@@ -24,7 +24,7 @@ namespace dpgather::inline v0 {
 /// - `local(layer, own, stream)`: what depends on this rank's bucket of `own` requests: attention.
 /// - `shared(layer, size, stream)`: what depends on the sum's bucket of `size` requests: gather,
 ///   FFN, combine. Calls take `DpGather::capture_plan(size)`; outside captures (`run`) with the
-///   counts of the step, `step_plan::with_counts_of`, which a capture ignores. Where no host knows
+///   counts of the step, `step_plan::with_counts_of`, in captures without them. Where no host knows
 ///   the sum (`counts::exchanged`) the gather, which brings it, is the end of `local`: its shape
 ///   and the combine's are the capacities', so they take the plan of any step.
 /// - optionally `finish(own, stream)`: behind the last layer, of the own bucket: logits.
@@ -53,7 +53,7 @@ inline constexpr bool finishes = requires(Step& step, cudaStream_t stream) {
   { step.finish(std::int32_t{}, stream) } -> std::same_as<status>;
 };
 template <graph_step Step>
-[[nodiscard]] step_outline outline_of(const Step& step) noexcept {
+[[nodiscard]] step_outline outline_of(const Step& step) {
   return {.layers = static_cast<std::int32_t>(step.layers()), .finishes = finishes<Step>};
 }
 

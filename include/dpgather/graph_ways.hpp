@@ -58,7 +58,8 @@ template <class Recorder, class Shared>
 ///
 /// Members: `name`; `asks_host`: whether the host must know the sum's bucket; `switches`: whether
 /// it records SWITCH nodes; `fits(sizes, ladders)`: whether it has graphs for such sizes;
-/// `graphs(ladders, step)`: how many for all sizes that can occur; `for_each_key(sizes, step,
+/// `graphs(ladders, step)`: how many for all sizes that can occur; `for_each_sizes(ladders,
+/// visit)`: those, largest first; `for_each_key(sizes, step,
 /// visit)`: the graphs of one step, in launch order; `record(key, step, ladders, to)`: what is in
 /// one, to a recorder with `local`, `shared`, `switched` and `finish`; `shared_size(sizes,
 /// ladders)`: at which size shared parts run.
@@ -153,8 +154,15 @@ struct piecewise {
       };
       sums += std::ranges::any_of(of.own.span(), with) ? 1 : 0;
     }
+    std::int64_t owns = 0;
+    for (const std::int32_t own : of.own.span()) {
+      const auto with = [&](std::int32_t shared) {
+        return of.feasible({.own = own, .shared = shared});
+      };
+      owns += std::ranges::any_of(of.shared.span(), with) ? 1 : 0;
+    }
     return std::int64_t{step.layers} * sums +
-           std::int64_t{step.layers + (step.finishes ? 1 : 0)} * of.own.size();
+           std::int64_t{step.layers + (step.finishes ? 1 : 0)} * owns;
   }
   template <class Visit>
   static constexpr void for_each_sizes(const graph_ladders& of, Visit visit) {
@@ -258,6 +266,7 @@ struct device_rows {
 template <class Way>
 concept graph_way_like = requires(const graph_ladders& of, const graph_sizes& sizes,
                                   const step_outline& step) {
+  { Way::name } -> std::convertible_to<const char*>;
   { Way::asks_host } -> std::convertible_to<bool>;
   { Way::switches } -> std::convertible_to<bool>;
   { Way::fits(sizes, of) } -> std::same_as<bool>;

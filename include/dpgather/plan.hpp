@@ -344,7 +344,7 @@ private:
     add(plan_.row_bytes);
     add(shape_rows);
     add(plan_.stride);
-    plan_.digest = digest.value();
+    plan_.digest = plan_.agreed_digest = digest.value();
     return {};
   }
 

@@ -185,13 +185,15 @@ public:
     return launch(sizes, stream);
   }
   /// The step call by call, in the shapes of its graphs, so while peers replay theirs. Errors: the
-  /// step's; `no_bucket` for sizes in no ladder, or where no host knows the sum.
+  /// step's; `bad_config` for a step without layers; `no_bucket` for sizes in no ladder, or where
+  /// the way needs a sum that no host knows.
   template <graph_step Step>
   [[nodiscard]] status run(const graph_sizes& sizes, Step& step, cudaStream_t stream) {
     const std::int32_t shared = Way::shared_size(sizes, ladders_);
     if (!Way::fits(sizes, ladders_) || shared == 0)
       return about(errc::no_bucket, sizes, "step_graphs::run");
     const step_outline outline = detail::outline_of(step);
+    if (outline.layers < 1) return about(errc::bad_config, sizes, "step_graphs::run");
     for (std::int32_t layer = 0; layer < outline.layers; ++layer) {
       if (status bad = step.local(layer, sizes.own, stream); !bad) return bad;
       if (status bad = step.shared(layer, shared, stream); !bad) return bad;

@@ -63,7 +63,9 @@ struct step_plan {
   std::int64_t gather_wire_rows = 0;
   std::int64_t combine_wire_rows = 0;
 
-  std::uint64_t digest = 0;        ///< of the shape all ranks share; never of one rank's own bucket
+  std::uint64_t digest = 0; ///< of the shape all ranks share; never of one rank's own bucket
+  std::uint64_t agreed_digest =
+      0; ///< of the agreed step: another's than the shape's in `with_counts_of`
   std::uint64_t counts_digest = 0; ///< of the agreed real rows; 0 when they are not known
 
   [[nodiscard]] constexpr bool in_graph() const noexcept {
@@ -102,6 +104,11 @@ struct step_plan {
     out.packed_offset = other.packed_offset;
     out.total_rows = other.total_rows;
     out.counts_digest = other.counts_digest;
+    out.agreed_digest = other.agreed_digest;
+    if (mode == mode_kind::exact)
+      out.gather_wire_rows = out.combine_wire_rows = other.total_rows;
+    else if (mode == mode_kind::all_reduce && combine == combine_kind::reduce_scatter)
+      out.combine_wire_rows = other.total_rows;
     return out;
   }
 

@@ -74,13 +74,17 @@ struct step {
 
   [[nodiscard]] std::int32_t layers() const { return count; }
   dg::status local(std::int32_t layer, std::int32_t own, cudaStream_t stream) {
-    return say("L" + std::to_string(layer) + ":" + std::to_string(own), stream);
+    return say(
+        std::string{"L"}.append(std::to_string(layer)).append(":").append(std::to_string(own)),
+        stream);
   }
   dg::status shared(std::int32_t layer, std::int32_t size, cudaStream_t stream) {
-    return say("S" + std::to_string(layer) + ":" + std::to_string(size), stream);
+    return say(
+        std::string{"S"}.append(std::to_string(layer)).append(":").append(std::to_string(size)),
+        stream);
   }
   dg::status finish(std::int32_t own, cudaStream_t stream) {
-    return say("F:" + std::to_string(own), stream);
+    return say(std::string{"F:"}.append(std::to_string(own)), stream);
   }
 
 private:

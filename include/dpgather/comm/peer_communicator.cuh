@@ -31,7 +31,7 @@
 namespace dpgather::inline v0 {
 
 /// One rank's handle on a `peer_world`. Cheap to copy. `Elements`: those that it can sum, each of
-/// them a kernel; others are `unsupported_type`.
+/// them some kernels; others are `unsupported_type`.
 ///
 /// It moves the rows of a call itself, in one launch, by counts that the kernel reads: real rows
 /// only, in every mode; the mode decides the shape. Plans are compared by the kernels, in every

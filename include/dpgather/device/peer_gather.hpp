@@ -98,7 +98,9 @@ struct peer_gather {
     if constexpr (relays<rules>) {
       if (table.relays) return finish_relayed(block, call.part(), used);
     }
-    finish<false>(block, call, !share.lines, used);
+    // Not by `share`: warps have read the count each by itself, and after an error elsewhere it may
+    // have changed between.
+    finish<false>(block, call, !table.share[rows.lane.rank()].lines, used);
   }
 
 private:

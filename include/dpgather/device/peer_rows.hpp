@@ -170,7 +170,7 @@ struct basic_peer_rows : peer_sizes<Ranks> {
   [[nodiscard]] DPGATHER_HOST_DEVICE bool exchanges() const noexcept {
     return Rules::must_exchange || (Rules::may_exchange && source == counts_kind::exchanged);
   }
-  /// The rank `distance` behind this one: everybody starts with another neighbour.
+  /// As the lane's, by what a plain kernel knows.
   [[nodiscard]] DPGATHER_HOST_DEVICE std::int32_t neighbour(std::int32_t distance) const noexcept {
     const std::int32_t r = lane.rank() + distance;
     return r < ranks() ? r : r - ranks();
