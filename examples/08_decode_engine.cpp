@@ -118,6 +118,8 @@ bool run_on_gpus(const engine::options& asked, const engine::served& what, std::
                  const policy_result& reference, std::vector<policy_result>& results) {
   const engine::served on_one = on_one_rank(what);
   const engine::gpu::gpu_verdict all = engine::gpu::run_all(asked, what, on_one, reference, gpus);
+  if (all.results.size() < 2) // the single rank
+    throw serve::too_few_gpus{"skipped: what was asked for needs a GPU for each rank"};
   for (const engine::gpu::gpu_result& each : all.results) results.push_back(each.result);
   engine::gpu::print_gpu_head();
   for (const engine::gpu::gpu_result& each : all.results) engine::gpu::print_gpu_line(each);
@@ -135,6 +137,8 @@ int run(const engine::options& asked) {
     if (std::ranges::count(known, name) == 0) throw serve::usage_error{"unknown policy " + name};
   }
   const std::int32_t gpus = gpus_for(asked.where);
+  if (gpus == 0 && (asked.bf16 || !asked.svg.empty()))
+    throw serve::usage_error{"--bf16 and --svg need a GPU"};
   const engine::served what = served_of(asked, gpus);
   std::printf(
       "%zu requests of %s on %d data-parallel ranks of %d attention-TP ranks each%s, %s\n\n",
@@ -173,6 +177,7 @@ int run(const engine::options& asked) {
     const bool found = std::ranges::any_of(
         results, [](const policy_result& each) { return each.first_leak.rank >= 0; });
     std::printf("the planted leak was %s\n", found ? "found" : "NOT FOUND");
+    right = false; // whether found or not: a leak has reached results
   }
   std::printf("%s\n", right ? "all token streams are those of a single rank"
                             : "TOKEN STREAMS DIFFER OR TAILS HAVE LEAKED");

@@ -99,7 +99,6 @@ public:
     (void)(guard_ = std::move(*padding));
   }
   void restore() override { dg::throw_if_failed(guard_.finish()); }
-  [[nodiscard]] bool padded() const override { return guard_.active(); }
 
 private:
   dg::batch<cudaStream_t> batch_;

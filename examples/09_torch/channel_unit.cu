@@ -68,7 +68,10 @@ public:
 
   /// Kernels of this rank that use the arenas end by themselves.
   ~channel_of() override {
-    (void)cudaSetDevice(device_);
+    try {
+      here_.emplace(device_); // until the memory is gone; then the caller's device again
+    } catch (const dg::error&) {
+    }
     (void)cudaDeviceSynchronize();
   }
 

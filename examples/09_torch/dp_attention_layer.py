@@ -141,6 +141,7 @@ def compare_layers(dp: dpgather_torch.DpGather, args: argparse.Namespace) -> Non
 
 
 def main(args: argparse.Namespace) -> None:
+    checks.must(dist.get_world_size() == 2, "two ranks: of more, NCCL rounds sums on the way")
     dpgather_torch.load(args.library)
     most = max(args.sizes)
     group = dist.group.WORLD

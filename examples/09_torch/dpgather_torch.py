@@ -153,13 +153,15 @@ class Batch:
     def pad(
         self,
         padded: int,
-        real: int = 0,
+        real: int | None = None,
         tokens_per_request: int = 1,
         live: torch.Tensor | None = None,
     ) -> Iterator[None]:
         """Units: requests. `live`: this rank's rows in device memory (`DpGather.own_rows`) instead
         of `real`, in a captured graph."""
-        self._batch.pad(real, padded, tokens_per_request, live)
+        if (real is None) == (live is None):
+            raise ValueError("dpgather: pad takes real or live")
+        self._batch.pad(real or 0, padded, tokens_per_request, live)
         try:
             yield
         finally:

@@ -1,7 +1,7 @@
 #pragma once
 
 /// @file
-/// From the words of unit.hpp to the library's. Only for the unit that includes the library.
+/// From the words of unit.hpp to the library's. Only for the units that include the library.
 
 #include "unit.hpp"
 

@@ -170,7 +170,7 @@ private:
   std::unique_ptr<dp_torch::channel> channel_; // goes before what it borrows
 };
 
-/// The tensors of a batch; holds them.
+/// The tensors of a batch; holds them. Graphs that pad go before it.
 class Batch : public torch::CustomClassHolder {
 public:
   Batch(const std::vector<std::string>& kinds, std::vector<at::Tensor> tensors, std::int64_t device)
@@ -180,6 +180,7 @@ public:
       parts.push_back({kinds.at(i), described(tensors_[i])});
     const c10::cuda::CUDAGuard here{static_cast<c10::DeviceIndex>(device)};
     workspace_ = bytes_on(device_, dp_torch::padded_tensors::workspace_bytes(parts));
+    C10_CUDA_CHECK(cudaDeviceSynchronize()); // as in DpGather
     batch_ = dp_torch::padded_tensors::make(parts, workspace_.data_ptr(), workspace_.nbytes());
   }
 
@@ -199,7 +200,6 @@ public:
     const c10::cuda::CUDAGuard here{static_cast<c10::DeviceIndex>(device_)};
     batch_->restore();
   }
-  bool padded() { return batch_->padded(); }
 
 private:
   std::vector<at::Tensor> tensors_;
@@ -228,6 +228,5 @@ TORCH_LIBRARY(dpgather, library) {
   library.class_<Batch>("Batch")
       .def(torch::init<const std::vector<std::string>&, std::vector<at::Tensor>, std::int64_t>())
       .def("pad", &Batch::pad)
-      .def("restore", &Batch::restore)
-      .def("padded", &Batch::padded);
+      .def("restore", &Batch::restore);
 }

@@ -130,7 +130,6 @@ public:
                    const std::int32_t* live, cudaStream_t stream) = 0;
   /// Everything as it was. Nothing where nothing is padded.
   virtual void restore() = 0;
-  [[nodiscard]] virtual bool padded() const = 0;
 };
 
 } // namespace dp_torch

@@ -44,11 +44,11 @@ public:
 
   /// False when rows were wrong; what comes after them is not run.
   [[nodiscard]] bool all() {
-    if (!here_.expected().tells_rows_apart()) {
+    const bool apart = here_.expected().tells_rows_apart();
+    if (!apart)
       std::fprintf(stderr, "rank %d: the expected rows are too much alike\n", here_.rank());
-      return false; // the same on all ranks: each has all weights
-    }
-    const std::int32_t steps = std::max(with_.common.replays, 3); // as many are verified
+    if (here_.place().others.sum(apart ? 0 : 1) > 0) return false; // all ranks stop, or none
+    const std::int32_t steps = std::max(with_.common.replays, 3);  // as many are verified
     const case_maker make{here_.shape().ranks, moved_.sizes(), moved_.sum_sizes(), with_.jitter,
                           steps};
     const std::pair<step_shares, const std::vector<std::int32_t>*> lists[] = {

@@ -52,6 +52,8 @@ public:
     }
     dg::throw_if_failed(
         dg::cuda_status(cudaMemset(rows_run_.data(), 0, rows_run_.bytes()), "cudaMemset"));
+    // The rank's stream does not wait for the null stream.
+    dg::throw_if_failed(dg::cuda_status(cudaDeviceSynchronize(), "cudaDeviceSynchronize"));
   }
 
   /// Before graphs are captured; see `gemm::warm_up`. Waits until it is done.
@@ -138,7 +140,8 @@ public:
 
   // --------------------------------------------------------------------------------------------
 
-  /// Nothing that an earlier step has left may be read for this one.
+  /// Nothing that an earlier step has left in this rank's own tensors may be read for this one;
+  /// gathered rows and addends are the channel's.
   void poison_everything(enqueuer& to) noexcept {
     if (!guard_.on()) return;
     for (auto* each :
@@ -155,7 +158,7 @@ public:
     for (auto& each : caches_)
       to.set(each.data() + static_cast<std::size_t>(page) * count, 0xff, count * sizeof(float));
   }
-  /// Rows that this rank's experts have run on; waits for them.
+  /// Rows that this rank's experts have run on, once the stream has passed.
   [[nodiscard]] std::int64_t expert_rows() const {
     unsigned long long out = 0;
     dg::throw_if_failed(dg::cuda_status(

@@ -89,7 +89,8 @@ struct gpu_verdict {
         if (!asked.policies.empty() && std::ranges::count(asked.policies, policy) == 0) return;
         if (needs_own_gpus && what.shape.world_size() > gpus) return;
         const gpu_result run = run_switch<Switch>(name, what, numbers::real, gpus);
-        ran = ran && run.result.error.empty();
+        ran = ran && run.result.error.empty() && run.result.leaks == 0 &&
+              run.result.expert_rows == expert_rows_of(run.result.all.real_rows);
         std::printf("real bf16, %-18s %.4f of the tokens are those of a single rank%s%s\n", name,
                     agreement_of(run.result.streams, alone_run.result.streams),
                     run.result.error.empty() ? "" : "; ", run.result.error.c_str());

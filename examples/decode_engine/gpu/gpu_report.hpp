@@ -34,7 +34,7 @@ inline void print_gpu_legend() {
               "the host; tokens/s: of all steps, prefill included\nFFN rows: that a rank's FFN ran "
               "on, per real row of all ranks, in replayed steps; hits: steps replayed; misses: "
               "steps that no captured size fitted\ngraphs, capture ms, KiB: of one rank, captured "
-              "before the first step\n\n");
+              "before the first step; wire, above: by the plans' formula, not counted\n\n");
 }
 
 /// Step time and FFN rows over the rows of a step. Throws `std::runtime_error`.

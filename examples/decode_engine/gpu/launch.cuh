@@ -37,11 +37,6 @@ public:
     if (done_.ok() && bytes > 0)
       done_ = dg::cuda_status(cudaMemsetAsync(data, byte, bytes, stream_), "cudaMemsetAsync");
   }
-  void copy(void* to, const void* from, std::size_t bytes) noexcept {
-    if (done_.ok() && bytes > 0)
-      done_ = dg::cuda_status(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, stream_),
-                              "cudaMemcpyAsync");
-  }
 
   [[nodiscard]] cudaStream_t stream() const noexcept { return stream_; }
   [[nodiscard]] const dg::status& done() const noexcept { return done_; }

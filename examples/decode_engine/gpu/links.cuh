@@ -2,7 +2,7 @@
 
 /// @file
 /// What connects a rank to the others, by NCCL or over peer memory, with one interface:
-/// `communicator()`, `wait(stream)`, `close(stream)`.
+/// `communicator()`, `stream()`, `wait()`, `close()`.
 
 #include "../../serve/cuda_resources.cuh"
 #include "../../serve/nccl_link.cuh"

@@ -28,6 +28,8 @@ struct real_rows {
   }
 };
 
+static_assert(layers <= 16, "a leak's key has 8 bits for layer and tensor");
+
 /// What the kernels have found, in device memory.
 struct leak_counters {
   dg::leak_record first; ///< tensor: 16 * layer + `tensor_name`
