@@ -39,6 +39,7 @@ concept graph_step = requires(Step& step, const Step& same, std::int32_t n, cuda
   { step.shared(n, n, stream) } -> std::same_as<status>;
 };
 
+/// What `step_graphs` is told besides the sizes.
 struct step_graph_options {
   graph_budget budget{};
   /// Rows of all ranks, in device memory: `&dp.live_counts()->total`. For `switch_on_sum`.
