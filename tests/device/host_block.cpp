@@ -7,6 +7,7 @@
 #include <doctest/doctest.h>
 
 #include <cstdint>
+#include <variant>
 #include <vector>
 
 namespace {
@@ -14,8 +15,9 @@ namespace {
 using namespace dpgather;
 using namespace test_support;
 
-template <class Sum, class Rules = peer_rules>
-void random_story(random_source& random, std::uint64_t key, const story_options& with) {
+template <class Sum, class RulesOf>
+void random_story(random_source& random, std::uint64_t key, const story_options& with,
+                  RulesOf rules_of) {
   const std::uint64_t starts[] = {0, 5, (std::uint64_t{1} << 31) - 3, (std::uint64_t{1} << 32) - 3,
                                   ~std::uint64_t{0} - 2};
   host_stage stage{with, random, random.pick(starts)};
@@ -24,7 +26,12 @@ void random_story(random_source& random, std::uint64_t key, const story_options&
   CAPTURE(with.dp_size);
   CAPTURE(with.tp_size);
   CAPTURE(with.most_line_bytes);
-  REQUIRE(tell_on_host<Sum>(stage, with, calls, [](std::int32_t) { return Rules{}; }) == 0);
+  REQUIRE(tell_on_host<Sum>(stage, with, calls, rules_of) == 0);
+}
+
+template <class Sum, class Rules = peer_rules>
+void random_story(random_source& random, std::uint64_t key, const story_options& with) {
+  random_story<Sum>(random, key, with, [](std::int32_t) { return Rules{}; });
 }
 
 } // namespace
@@ -56,4 +63,21 @@ TEST_CASE("kernels of plain calls give the same bytes") {
         random_story<f32, exchanging_rules<4>>(random, ++key, draw_plain_options(random, 4, true));
       },
       case_count(2'000) / 100);
+}
+
+TEST_CASE("a rank whose rows are plain and one whose rows are not understand each other") {
+  std::uint64_t key = 0;
+  for_random_cases(
+      [&](random_source& random) {
+        const std::int32_t plain = random.between(0, 3);
+        const bool exchanging = random.chance(40);
+        const auto rules_of = [=](std::int32_t rank) {
+          using rules = std::variant<direct_rules, plain_rules<4>, exchanging_rules<4>>;
+          if (rank % 2 != plain % 2) return rules{direct_rules{}};
+          return exchanging ? rules{exchanging_rules<4>{}} : rules{plain_rules<4>{}};
+        };
+        random_story<dg::detail::bf16_sum>(random, ++key, draw_plain_options(random, 4, exchanging),
+                                           rules_of);
+      },
+      case_count(4'000) / 100);
 }

@@ -19,6 +19,7 @@
 #include <memory>
 #include <new>
 #include <thread>
+#include <variant>
 #include <vector>
 
 namespace test_support {
@@ -132,25 +133,32 @@ struct host_stage {
 };
 
 /// Runs `body(teller, block, meet)` as every block of every rank; `meet` brings the blocks of one
-/// rank together. `clock_of(rank, block)` is what a block waits by, `rules_of(rank)` its rules.
+/// rank together. `clock_of(rank, block)` is what a block waits by, `rules_of(rank)` its rules, or
+/// a variant of rules.
 template <class Sum, template <class> class BlockOf = telling_block, class ClockOf, class RulesOf,
           class Body>
 void on_host_threads(host_stage& stage, std::int32_t blocks, ClockOf clock_of, RulesOf rules_of,
                      Body body) {
-  using rules = decltype(rules_of(std::int32_t{0}));
   std::vector<std::thread> threads;
   std::vector<std::unique_ptr<std::barrier<>>> meetings;
   for (std::int32_t r = 0; r < stage.ranks(); ++r) {
     meetings.push_back(std::make_unique<std::barrier<>>(blocks));
     for (std::int32_t b = 0; b < blocks; ++b) {
       threads.emplace_back([&, r, b, meeting = meetings.back().get()] {
-        dg::peer_table table{};
-        BlockOf<rules> block{static_cast<std::uint32_t>(b), static_cast<std::uint32_t>(blocks),
-                             clock_of(r, b), table, rules_of(r)};
-        const auto meet = [meeting] { meeting->arrive_and_wait(); };
-        story_teller<Sum, BlockOf<rules>, decltype(meet)> teller{
-            block, stage.story_ranks[static_cast<std::size_t>(r)], meet};
-        body(r, block, teller);
+        const auto run = [&]<class Rules>(const Rules& rules) {
+          dg::peer_table table{};
+          BlockOf<Rules> block{static_cast<std::uint32_t>(b), static_cast<std::uint32_t>(blocks),
+                               clock_of(r, b), table, rules};
+          const auto meet = [meeting] { meeting->arrive_and_wait(); };
+          story_teller<Sum, BlockOf<Rules>, decltype(meet)> teller{
+              block, stage.story_ranks[static_cast<std::size_t>(r)], meet};
+          body(r, block, teller);
+        };
+        const auto rules = rules_of(r);
+        if constexpr (requires { std::variant_size<decltype(rules_of(r))>::value; })
+          std::visit(run, rules);
+        else
+          run(rules);
       });
     }
   }
