@@ -43,11 +43,11 @@ public:
       return moved_call<options, Communicator>{lane_, plan_, stream_}.gather(local, global, along);
     } else {
       gather_call<options, Communicator, State> of{lane_, local, global, plan_, stream_, frozen_};
-      if constexpr (comes_to(mode_kind::all_gather))
+      if constexpr (may_choose<Policy, Situation>(mode_kind::all_gather))
         if (plan_.mode == mode_kind::all_gather) return of.all_gather();
-      if constexpr (comes_to(mode_kind::all_reduce))
+      if constexpr (may_choose<Policy, Situation>(mode_kind::all_reduce))
         if (plan_.mode == mode_kind::all_reduce) return of.all_reduce();
-      if constexpr (comes_to(mode_kind::exact))
+      if constexpr (may_choose<Policy, Situation>(mode_kind::exact))
         if (plan_.mode == mode_kind::exact) return of.exact();
       return foreign_plan("gather");
     }
@@ -59,16 +59,16 @@ public:
       return moved_call<options, Communicator>{lane_, plan_, stream_}.combine(global, local);
     } else {
       combine_call<options, Communicator> of{lane_, global, local, plan_, stream_, frozen_};
-      if constexpr (comes_to(mode_kind::all_gather))
+      if constexpr (may_choose<Policy, Situation>(mode_kind::all_gather))
         if (plan_.mode == mode_kind::all_gather) return of.all_gather();
-      if constexpr (comes_to(mode_kind::all_reduce)) {
+      if constexpr (may_choose<Policy, Situation>(mode_kind::all_reduce)) {
         if constexpr (may_sum_everything<Policy, Situation>()) {
           if (plan_.mode == mode_kind::all_reduce) return of.all_reduce_then_scatter();
         } else {
           if (plan_.mode == mode_kind::all_reduce) return of.exact();
         }
       }
-      if constexpr (comes_to(mode_kind::exact))
+      if constexpr (may_choose<Policy, Situation>(mode_kind::exact))
         if (plan_.mode == mode_kind::exact) return of.exact();
       return foreign_plan("combine");
     }
@@ -88,9 +88,6 @@ public:
   }
 
 private:
-  [[nodiscard]] static consteval bool comes_to(mode_kind mode) noexcept {
-    return may_choose<Policy, Situation>(mode);
-  }
   /// All ranks hold the same plan, but it is of another policy.
   [[nodiscard]] status foreign_plan(const char* where) const noexcept {
     return {.code = errc::bad_config,
