@@ -3,7 +3,8 @@
 /// @file
 /// Everything that needs no GPU and no toolkit: policies, plans, metrics, `DpGather` on threads,
 /// pad and trim. Apart from it, because they cost what they include: `comm/run_ranks.hpp` (starts
-/// the threads), `comm/unix_socket_bootstrap.hpp`, `ladder_fit.hpp` (fits ladders to counts).
+/// the threads), `comm/unix_socket_bootstrap.hpp`, `ladder_fit.hpp` (fits ladders to counts),
+/// `graph_ways.hpp` (what decoupled graphs would cost).
 
 #include <dpgather/config.hpp>
 
@@ -18,7 +19,6 @@
 #include <dpgather/device/masks.hpp>
 #include <dpgather/device/tensor_lists.hpp>
 #include <dpgather/dp_gather.hpp>
-#include <dpgather/graph_ways.hpp>
 #include <dpgather/metrics.hpp>
 #include <dpgather/plan.hpp>
 #include <dpgather/policies.hpp>
