@@ -17,15 +17,6 @@
 
 namespace dpgather::inline v0 {
 
-/// The input of a combine whose epoch is `epoch`: the one asked for, or with -1 one that the last
-/// call did not read.
-[[nodiscard]] DPGATHER_HOST_DEVICE inline std::int32_t choose_input(std::int32_t asked,
-                                                                    std::int32_t inputs,
-                                                                    std::uint64_t first_used,
-                                                                    std::uint64_t epoch) noexcept {
-  return asked >= 0 ? asked : inputs > 1 && first_used + 1 == epoch ? 1 : 0;
-}
-
 /// One rank's combine; inputs lie in the arena. A rank with few rows is sent its addends in lines;
 /// one with many reads them where they are, which needs nobody's consent: an input may be rewritten
 /// once its rank's next call has completed, and that one hears from every reader. One with many

@@ -5,9 +5,9 @@
 
 #include <dpgather/config.hpp>
 #include <dpgather/device/executor.hpp>
-#include <dpgather/device/peer_combine.hpp>
 #include <dpgather/device/rows.hpp>
 #include <dpgather/placement.hpp>
+#include <dpgather/protocol/peer_arena.hpp>
 #include <dpgather/protocol/peer_call.hpp>
 
 #include <cstdint>

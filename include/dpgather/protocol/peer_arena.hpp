@@ -203,4 +203,13 @@ struct peer_layout {
       INT32_MAX / max_peer_ranks; ///< kernels add 32 bits
 };
 
+/// The input of a combine whose epoch is `epoch`: the one asked for, or with -1 one that the last
+/// call did not read.
+[[nodiscard]] DPGATHER_HOST_DEVICE inline std::int32_t choose_input(std::int32_t asked,
+                                                                    std::int32_t inputs,
+                                                                    std::uint64_t first_used,
+                                                                    std::uint64_t epoch) noexcept {
+  return asked >= 0 ? asked : inputs > 1 && first_used + 1 == epoch ? 1 : 0;
+}
+
 } // namespace dpgather::inline v0
