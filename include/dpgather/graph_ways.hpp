@@ -46,155 +46,41 @@ template <class Recorder, class Shared>
   return step.finishes ? to.finish(key.own) : status{};
 }
 
-} // namespace detail
-
-/// The ways. Which one a rank takes is its own matter: ranks replay different graphs, and may even
-/// take different ways, as long as calls of the library have the same shape on all of them. Those
-/// in shared parts have the shape of the sum's bucket, except under `device_rows`, which all ranks
-/// take or none.
-///
-/// A way is no option of `policy<>`: a policy says what goes over the wire, which ranks must agree
-/// on and compare; a way is about one rank's graphs, and needs CUDA.
-///
-/// Members: `name`; `asks_host`: whether the host must know the sum's bucket; `switches`: whether
-/// it records SWITCH nodes; `fits(sizes, ladders)`: whether it has graphs for such sizes;
-/// `graphs(ladders, step)`: how many for all sizes that can occur; `for_each_sizes(ladders,
-/// visit)`: those, largest first; `for_each_key(sizes, step,
-/// visit)`: the graphs of one step, in launch order; `record(key, step, ladders, to)`: what is in
-/// one, to a recorder with `local`, `shared`, `switched` and `finish`; `shared_size(sizes,
-/// ladders)`: at which size shared parts run.
-namespace graph_way {
-
-/// One size for both parts, as engines have it today: to compare with, and for `lookup::max`.
-struct coupled {
-  static constexpr const char* name = "coupled";
+/// Of ways with graphs for two sizes that the host knows, in all pairs that can occur.
+struct sizes_on_host {
   static constexpr bool asks_host = true;
   static constexpr bool switches = false;
   [[nodiscard]] static constexpr bool fits(const graph_sizes& sizes,
                                            const graph_ladders& of) noexcept {
-    return sizes.own == sizes.shared && graph_ladders::holds(of.shared, sizes.shared);
-  }
-  [[nodiscard]] static constexpr std::int64_t graphs(const graph_ladders& of,
-                                                     const step_outline&) noexcept {
-    return of.shared.size();
+    return of.hold(sizes);
   }
   template <class Visit>
   static constexpr void for_each_sizes(const graph_ladders& of, Visit visit) {
-    for (std::int32_t i = of.shared.size() - 1; i >= 0; --i)
-      visit(graph_sizes{.own = of.shared[i], .shared = of.shared[i]});
+    of.for_each_feasible(visit);
   }
+  [[nodiscard]] static constexpr std::int32_t shared_size(const graph_sizes& sizes,
+                                                          const graph_ladders&) noexcept {
+    return sizes.shared;
+  }
+};
+
+/// Of ways with one graph for a step of two sizes.
+struct step_in_one_graph : sizes_on_host {
   template <class Visit>
   static constexpr void for_each_key(const graph_sizes& sizes, const step_outline&, Visit visit) {
     visit(graph_key{.own = sizes.own, .shared = sizes.shared});
   }
-  [[nodiscard]] static constexpr std::int32_t shared_size(const graph_sizes& sizes,
-                                                          const graph_ladders&) noexcept {
-    return sizes.shared;
-  }
   template <class Recorder>
   [[nodiscard]] static status record(const graph_key& key, const step_outline& step,
                                      const graph_ladders&, Recorder& to) {
-    return detail::record_whole_step(
-        key, step, to, [&](std::int32_t layer) { return to.shared(layer, key.shared); });
+    return record_whole_step(key, step, to,
+                             [&](std::int32_t layer) { return to.shared(layer, key.shared); });
   }
 };
 
-/// A graph for each pair of sizes: nothing is added to a step, graphs are a product. Meant to be
-/// captured on demand, under a budget, with a coarse ladder of sums (`fit_ladder`).
-struct pairs {
-  static constexpr const char* name = "pairs";
-  static constexpr bool asks_host = true;
-  static constexpr bool switches = false;
-  [[nodiscard]] static constexpr bool fits(const graph_sizes& sizes,
-                                           const graph_ladders& of) noexcept {
-    return of.hold(sizes);
-  }
-  [[nodiscard]] static constexpr std::int64_t graphs(const graph_ladders& of,
-                                                     const step_outline&) noexcept {
-    std::int64_t count = 0;
-    of.for_each_feasible([&](const graph_sizes&) { ++count; });
-    return count;
-  }
-  template <class Visit>
-  static constexpr void for_each_sizes(const graph_ladders& of, Visit visit) {
-    of.for_each_feasible(visit);
-  }
-  template <class Visit>
-  static constexpr void for_each_key(const graph_sizes& sizes, const step_outline& step,
-                                     Visit visit) {
-    coupled::for_each_key(sizes, step, visit);
-  }
-  [[nodiscard]] static constexpr std::int32_t shared_size(const graph_sizes& sizes,
-                                                          const graph_ladders&) noexcept {
-    return sizes.shared;
-  }
-  template <class Recorder>
-  [[nodiscard]] static status record(const graph_key& key, const step_outline& step,
-                                     const graph_ladders& of, Recorder& to) {
-    return coupled::record(key, step, of, to);
-  }
-};
-
-/// A graph for each part of each layer: own sizes plus shared sizes, launched in turn. Two launches
-/// a layer.
-struct piecewise {
-  static constexpr const char* name = "piecewise";
-  static constexpr bool asks_host = true;
-  static constexpr bool switches = false;
-  [[nodiscard]] static constexpr bool fits(const graph_sizes& sizes,
-                                           const graph_ladders& of) noexcept {
-    return of.hold(sizes);
-  }
-  [[nodiscard]] static constexpr std::int64_t graphs(const graph_ladders& of,
-                                                     const step_outline& step) noexcept {
-    std::int64_t sums = 0; // one above all ranks' largest never occurs
-    for (const std::int32_t shared : of.shared.span()) {
-      const auto with = [&](std::int32_t own) {
-        return of.feasible({.own = own, .shared = shared});
-      };
-      sums += std::ranges::any_of(of.own.span(), with) ? 1 : 0;
-    }
-    std::int64_t owns = 0;
-    for (const std::int32_t own : of.own.span()) {
-      const auto with = [&](std::int32_t shared) {
-        return of.feasible({.own = own, .shared = shared});
-      };
-      owns += std::ranges::any_of(of.shared.span(), with) ? 1 : 0;
-    }
-    return std::int64_t{step.layers} * sums +
-           std::int64_t{step.layers + (step.finishes ? 1 : 0)} * owns;
-  }
-  template <class Visit>
-  static constexpr void for_each_sizes(const graph_ladders& of, Visit visit) {
-    of.for_each_feasible(visit);
-  }
-  template <class Visit>
-  static constexpr void for_each_key(const graph_sizes& sizes, const step_outline& step,
-                                     Visit visit) {
-    for (std::int32_t layer = 0; layer < step.layers; ++layer) {
-      visit(graph_key{.own = sizes.own, .piece = layer});
-      visit(graph_key{.shared = sizes.shared, .piece = layer});
-    }
-    if (step.finishes) visit(graph_key{.own = sizes.own, .piece = step.layers});
-  }
-  [[nodiscard]] static constexpr std::int32_t shared_size(const graph_sizes& sizes,
-                                                          const graph_ladders&) noexcept {
-    return sizes.shared;
-  }
-  template <class Recorder>
-  [[nodiscard]] static status record(const graph_key& key, const step_outline& step,
-                                     const graph_ladders&, Recorder& to) {
-    if (key.own == 0) return to.shared(key.piece, key.shared);
-    return key.piece == step.layers ? to.finish(key.own) : to.local(key.piece, key.own);
-  }
-};
-
-/// A graph for each own size, in which a SWITCH node a layer picks the shared part by the total in
-/// device memory. Works where no host knows the sum. See `capture_switch`.
-struct switch_on_sum {
-  static constexpr const char* name = "switch_on_sum";
+/// Of ways with a graph for each own size, whatever the sum: the host need not know it.
+struct graph_per_own_size {
   static constexpr bool asks_host = false;
-  static constexpr bool switches = true;
   [[nodiscard]] static constexpr bool fits(const graph_sizes& sizes,
                                            const graph_ladders& of) noexcept {
     return sizes.shared != 0 ? of.hold(sizes)
@@ -213,6 +99,99 @@ struct switch_on_sum {
   static constexpr void for_each_key(const graph_sizes& sizes, const step_outline&, Visit visit) {
     visit(graph_key{.own = sizes.own});
   }
+};
+
+} // namespace detail
+
+/// The ways. Which one a rank takes is its own matter: ranks replay different graphs, and may even
+/// take different ways, as long as calls of the library have the same shape on all of them. Those
+/// in shared parts have the shape of the sum's bucket, except under `device_rows`, which all ranks
+/// take or none.
+///
+/// A way is no option of `policy<>`: a policy says what goes over the wire, which ranks must agree
+/// on and compare; a way is about one rank's graphs, and needs CUDA.
+///
+/// Members: `name`; `asks_host`: whether the host must know the sum's bucket; `switches`: whether
+/// it records SWITCH nodes; `fits(sizes, ladders)`: whether it has graphs for such sizes;
+/// `graphs(ladders, step)`: how many for all sizes that can occur; `for_each_sizes(ladders,
+/// visit)`: those, largest first; `for_each_key(sizes, step, visit)`: the graphs of one step, in
+/// launch order; `record(key, step, ladders, to)`: what is in one, to a recorder with `local`,
+/// `shared`, `switched` and `finish`; `shared_size(sizes, ladders)`: at which size shared parts
+/// run.
+namespace graph_way {
+
+/// One size for both parts, as engines have it today: to compare with, and for `lookup::max`.
+struct coupled : detail::step_in_one_graph {
+  static constexpr const char* name = "coupled";
+  [[nodiscard]] static constexpr bool fits(const graph_sizes& sizes,
+                                           const graph_ladders& of) noexcept {
+    return sizes.own == sizes.shared && graph_ladders::holds(of.shared, sizes.shared);
+  }
+  [[nodiscard]] static constexpr std::int64_t graphs(const graph_ladders& of,
+                                                     const step_outline&) noexcept {
+    return of.shared.size();
+  }
+  template <class Visit>
+  static constexpr void for_each_sizes(const graph_ladders& of, Visit visit) {
+    for (std::int32_t i = of.shared.size() - 1; i >= 0; --i)
+      visit(graph_sizes{.own = of.shared[i], .shared = of.shared[i]});
+  }
+};
+
+/// A graph for each pair of sizes: nothing is added to a step, graphs are a product. Meant to be
+/// captured on demand, under a budget, with a coarse ladder of sums (`fit_ladder`).
+struct pairs : detail::step_in_one_graph {
+  static constexpr const char* name = "pairs";
+  [[nodiscard]] static constexpr std::int64_t graphs(const graph_ladders& of,
+                                                     const step_outline&) noexcept {
+    std::int64_t count = 0;
+    of.for_each_feasible([&](const graph_sizes&) { ++count; });
+    return count;
+  }
+};
+
+/// A graph for each part of each layer: own sizes plus shared sizes, launched in turn. Two launches
+/// a layer.
+struct piecewise : detail::sizes_on_host {
+  static constexpr const char* name = "piecewise";
+  [[nodiscard]] static constexpr std::int64_t graphs(const graph_ladders& of,
+                                                     const step_outline& step) noexcept {
+    // Sizes that occur: a sum may be above all ranks' largest, an own size above the largest sum.
+    const auto sums = std::ranges::count_if(of.shared.span(), [&](std::int32_t shared) {
+      return std::ranges::any_of(of.own.span(), [&](std::int32_t own) {
+        return of.feasible({.own = own, .shared = shared});
+      });
+    });
+    const auto owns = std::ranges::count_if(of.own.span(), [&](std::int32_t own) {
+      return std::ranges::any_of(of.shared.span(), [&](std::int32_t shared) {
+        return of.feasible({.own = own, .shared = shared});
+      });
+    });
+    return std::int64_t{step.layers} * sums +
+           std::int64_t{step.layers + (step.finishes ? 1 : 0)} * owns;
+  }
+  template <class Visit>
+  static constexpr void for_each_key(const graph_sizes& sizes, const step_outline& step,
+                                     Visit visit) {
+    for (std::int32_t layer = 0; layer < step.layers; ++layer) {
+      visit(graph_key{.own = sizes.own, .piece = layer});
+      visit(graph_key{.shared = sizes.shared, .piece = layer});
+    }
+    if (step.finishes) visit(graph_key{.own = sizes.own, .piece = step.layers});
+  }
+  template <class Recorder>
+  [[nodiscard]] static status record(const graph_key& key, const step_outline& step,
+                                     const graph_ladders&, Recorder& to) {
+    if (key.own == 0) return to.shared(key.piece, key.shared);
+    return key.piece == step.layers ? to.finish(key.own) : to.local(key.piece, key.own);
+  }
+};
+
+/// A graph for each own size, in which a SWITCH node a layer picks the shared part by the total in
+/// device memory. Works where no host knows the sum. See `capture_switch`.
+struct switch_on_sum : detail::graph_per_own_size {
+  static constexpr const char* name = "switch_on_sum";
+  static constexpr bool switches = true;
   [[nodiscard]] static constexpr std::int32_t shared_size(const graph_sizes& sizes,
                                                           const graph_ladders&) noexcept {
     return sizes.shared;
@@ -227,27 +206,9 @@ struct switch_on_sum {
 
 /// A graph for each own size; shared parts are captured once in each, at the largest size, and
 /// their kernels read how many rows there are from device memory.
-struct device_rows {
+struct device_rows : detail::graph_per_own_size {
   static constexpr const char* name = "device_rows";
-  static constexpr bool asks_host = false;
   static constexpr bool switches = false;
-  [[nodiscard]] static constexpr bool fits(const graph_sizes& sizes,
-                                           const graph_ladders& of) noexcept {
-    return switch_on_sum::fits(sizes, of);
-  }
-  [[nodiscard]] static constexpr std::int64_t graphs(const graph_ladders& of,
-                                                     const step_outline&) noexcept {
-    return of.own.size();
-  }
-  template <class Visit>
-  static constexpr void for_each_sizes(const graph_ladders& of, Visit visit) {
-    switch_on_sum::for_each_sizes(of, visit);
-  }
-  template <class Visit>
-  static constexpr void for_each_key(const graph_sizes& sizes, const step_outline& step,
-                                     Visit visit) {
-    switch_on_sum::for_each_key(sizes, step, visit);
-  }
   [[nodiscard]] static constexpr std::int32_t shared_size(const graph_sizes&,
                                                           const graph_ladders& of) noexcept {
     return of.shared.largest();
