@@ -17,6 +17,7 @@
 #include "support/gpu_info.cuh"
 #include "support/json.hpp"
 #include "support/nccl_environment.cuh"
+#include "support/output_file.hpp"
 #include "support/team.hpp"
 #include "support/watchdog.hpp"
 
@@ -65,12 +66,6 @@ void print_windows(const bench::collective_rank& here, bench::json_writer& json)
   if (!here.has_windows()) std::printf("without symmetric windows: %s\n", here.why_no_windows());
 }
 
-/// Opens a file to write, where one was named. False when that fails.
-bool opens(std::ofstream& file, const std::string& name) {
-  if (!name.empty()) file.open(name);
-  return file.good();
-}
-
 } // namespace
 
 int main(int argc, char** argv) {
@@ -90,8 +85,8 @@ int main(int argc, char** argv) {
   if (!bench::all_are_peers(with.shape.ranks)) return 77;
   if (!bench::multicast_is_off("collectives")) return 2;
   std::ofstream json_file, svg_file;
-  if (!opens(json_file, with.common.json)) return usage("cannot write " + with.common.json);
-  if (!opens(svg_file, with.svg)) return usage("cannot write " + with.svg);
+  if (!bench::opens(json_file, with.common.json)) return usage("cannot write " + with.common.json);
+  if (!bench::opens(svg_file, with.svg)) return usage("cannot write " + with.svg);
 
   bench::collective_report results{"collectives", bench::gather_methods::engine};
   const std::vector<bench::gpu_info> gpus = bench::describe_gpus(with.shape.ranks, results.json());

@@ -16,6 +16,7 @@
 #include "support/gpu_info.cuh"
 #include "support/json.hpp"
 #include "support/nccl_environment.cuh"
+#include "support/output_file.hpp"
 #include "support/team.hpp"
 #include "support/watchdog.hpp"
 
@@ -68,12 +69,6 @@ void print_windows(const bench::step_rank& here) {
   }
 }
 
-/// Opens a file to write, where one was named. False when that fails.
-bool opens(std::ofstream& file, const std::string& name) {
-  if (!name.empty()) file.open(name);
-  return file.good();
-}
-
 } // namespace
 
 int main(int argc, char** argv) {
@@ -95,8 +90,8 @@ int main(int argc, char** argv) {
   if (!bench::all_are_peers(with.shape.ranks)) return 77;
   if (!bench::multicast_is_off("decode_step")) return 2;
   std::ofstream json_file, svg_file;
-  if (!opens(json_file, with.common.json)) return usage("cannot write " + with.common.json);
-  if (!opens(svg_file, with.svg)) return usage("cannot write " + with.svg);
+  if (!bench::opens(json_file, with.common.json)) return usage("cannot write " + with.common.json);
+  if (!bench::opens(svg_file, with.svg)) return usage("cannot write " + with.svg);
 
   bench::step_report results{"decode_step"};
   const std::vector<bench::gpu_info> gpus = bench::describe_gpus(with.shape.ranks, results.json());
